@@ -1,0 +1,238 @@
+"""Configuration: pydantic models over TOML, every key with a default, every mistake with file, line and fix."""
+
+import ipaddress
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from lmx_ledger.core.errors import StartupError
+from lmx_ledger.core.units import parse_bytes, parse_duration
+
+DEFAULT_PORT: Final = 3456
+DEFAULT_URL: Final = f"http://127.0.0.1:{DEFAULT_PORT}"
+
+
+def _size(value: object) -> object:
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
+def _duration(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+Bytes = Annotated[int, BeforeValidator(_size), Field(ge=1)]
+Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ServerSection(_Section):
+    """Where the daemon listens and who may talk to it."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Beyond loopback it needs `api_keys`.")
+    port: int = Field(DEFAULT_PORT, ge=1, le=65535, description="Port to listen on.")
+    api_keys: list[str] = Field([], description="Keys of clients. Empty: any key, or none, is accepted.")
+    operator_keys: list[str] = Field(
+        [], description="Keys for `/lmx` routes. Empty: the `api_keys` open them too, where there are any."
+    )
+    max_body: Bytes = Field(32 * 1024**2, description="Largest request body.")
+    body_timeout: Seconds = Field(30.0, description="A body that is not complete by then is refused.")
+    max_messages: int = Field(4096, ge=1, description="Most messages in one request.")
+    max_nesting: int = Field(64, ge=4, le=512, description="Deepest nesting of JSON in a request.")
+    allowed_origins: list[str] = Field([], description="Web origins whose pages may call this server.")
+    drain_timeout: Seconds = Field(30.0, description="How long a stopping daemon lets requests in flight finish.")
+
+    @model_validator(mode="after")
+    def _keys_beyond_loopback(self) -> Self:
+        if not is_loopback(self.host) and not self.api_keys:
+            raise ValueError(
+                f"host {self.host} is reachable from other machines and no api_keys are set; "
+                "set [server] api_keys, or keep host = \"127.0.0.1\""
+            )
+        for key in (*self.api_keys, *self.operator_keys):
+            if len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key:
+                raise ValueError("a key needs at least 8 printable ASCII characters without spaces")
+        return self
+
+
+class StorageSection(_Section):
+    """Where the daemon keeps what it writes."""
+
+    home: str = Field("~/.lmx", description="Folder of the ledger, the models and the run files (or LMX_HOME).")
+
+
+class LedgerSection(_Section):
+    """The event ledger."""
+
+    synchronous: Literal["NORMAL", "FULL"] = Field(
+        "NORMAL",
+        description="NORMAL survives a crash of the daemon; FULL also a loss of power, at an fsync per commit.",
+    )
+
+
+class MemorySection(_Section):
+    """The budget that everything in memory is held against."""
+
+    limit: Literal["auto"] | Bytes = Field("auto", description="Bytes for weights, KV and working memory, or `auto`.")
+
+
+class ContextSection(_Section):
+    """How long a prompt may be."""
+
+    max_tokens: int = Field(131_072, ge=16, description="Ceiling of prompt plus answer, in tokens, for every model.")
+
+
+class EngineSection(_Section):
+    """The worker processes."""
+
+    blas: Literal["auto", "builtin", "openblas"] = Field(
+        "auto", description="Linux: `auto` preloads OpenBLAS where it is installed; `builtin` is slow and bit-exact."
+    )
+    prefill_step: int = Field(256, ge=16, le=8192, description="Prompt tokens read between two steps of decoding.")
+    load_timeout: Seconds = Field(300.0, description="A model that is not loaded by then has failed.")
+
+
+class QueueSection(_Section):
+    """How much work is taken on at once."""
+
+    max_running: int = Field(16, ge=1, le=256, description="Streams that a model decodes at once.")
+    max_waiting: int = Field(64, ge=0, description="Requests that may wait for a slot; the next one gets 429.")
+    max_choices: int = Field(8, ge=1, le=128, description="Largest `n` of one request.")
+
+
+class ModelSection(_Section):
+    """One model to serve."""
+
+    id: str = Field(min_length=1, description="The name clients use.")
+    path: str = Field(min_length=1, description="Folder with config.json, safetensors and tokenizer.json.")
+    aliases: list[str] = Field([], description="Other names for it; `*` matches anything: `gpt-*`.")
+
+
+class Config(_Section):
+    """Everything that can be configured."""
+
+    server: ServerSection = Field(default_factory=ServerSection)
+    storage: StorageSection = Field(default_factory=StorageSection)
+    ledger: LedgerSection = Field(default_factory=LedgerSection)
+    memory: MemorySection = Field(default_factory=MemorySection)
+    context: ContextSection = Field(default_factory=ContextSection)
+    engine: EngineSection = Field(default_factory=EngineSection)
+    queue: QueueSection = Field(default_factory=QueueSection)
+    models: list[ModelSection] = Field([], description="Models to serve; none: the embedded demo model.")
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Self:
+        seen: set[str] = set()
+        for name in (n for m in self.models for n in (m.id, *m.aliases)):
+            if name in seen:
+                raise ValueError(f"the model name {name!r} is given twice")
+            seen.add(name)
+        if self.queue.max_choices > self.queue.max_running:
+            raise ValueError("[queue] max_choices cannot exceed max_running: such a request could never start")
+        return self
+
+    @property
+    def home(self) -> Path:
+        """The home folder, absolute."""
+        return Path(self.storage.home).expanduser().absolute()
+
+    def changed(self) -> dict[str, Any]:
+        """What differs from the defaults; keys appear only as their number."""
+        out: dict[str, Any] = self.model_dump(exclude_defaults=True)
+        server = out.get("server", {})
+        for name in ("api_keys", "operator_keys"):
+            if name in server:
+                server[name] = len(server[name])
+        return out
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def load_config(file: Path | None, overrides: dict[str, dict[str, Any]] | None = None) -> Config:
+    """Read a TOML file (or only the defaults), then LMX_HOME, then the command line's overrides by section.
+
+    Raises:
+        StartupError: one line per mistake, each with file, line and fix.
+    """
+    text = ""
+    raw: dict[str, Any] = {}
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+            raw = tomllib.loads(text)
+        except FileNotFoundError:
+            raise StartupError(f"{file}: no such file; copy config.example.toml there, or start without --config") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StartupError(f"{file}: cannot be read: {error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise StartupError(f"{file}: not valid TOML: {error}") from None
+    layers: list[dict[str, dict[str, Any]]] = []
+    if home := os.environ.get("LMX_HOME"):
+        layers.append({"storage": {"home": home}})
+    layers.append(overrides or {})
+    for layer in layers:
+        for section, values in layer.items():
+            existing = raw.get(section)
+            raw[section] = {**(existing if isinstance(existing, dict) else {}), **values}
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        mistakes = (_explain(item["loc"], item["type"], item["msg"]) for item in error.errors())
+        where = str(file) if file else "configuration"
+        lines = [
+            f"{where}:{_line_of(text, item['loc'])}: {mistake}" if text else f"{where}: {mistake}"
+            for item, mistake in zip(error.errors(), mistakes, strict=True)
+        ]
+        raise StartupError("\n".join(lines)) from None
+
+
+def _explain(loc: tuple[int | str, ...], kind: str, message: str) -> str:
+    name = ".".join(str(part) for part in loc) or "configuration"
+    if kind == "extra_forbidden":
+        known = ", ".join(_known_keys(loc[:-1]))
+        return f"unknown key {name}; known here: {known}"
+    return f"{name}: {message.removeprefix('Value error, ')}"
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = Config
+    for part in loc:
+        if isinstance(part, str) and part in section.model_fields:
+            annotation = section.model_fields[part].annotation
+            inner = getattr(annotation, "__args__", (annotation,))[0]
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                section = inner
+    return list(section.model_fields)
+
+
+def _line_of(text: str, loc: tuple[int | str, ...]) -> int:
+    """The line where a key stands. tomllib keeps no positions, so the header and the key are looked for in the text."""
+    names = [part for part in loc if isinstance(part, str)]
+    index = next((part for part in loc if isinstance(part, int)), 0)
+    section, key = (names[0], names[-1]) if names else ("", "")
+    header = re.compile(rf"^\s*\[+\s*{re.escape(section)}\s*\]+")
+    line_of_key = re.compile(rf"^\s*\"?{re.escape(key)}\"?\s*=")
+    seen, inside, found = -1, False, 1
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("["):
+            inside = bool(header.match(line))
+            seen += inside
+            if inside and seen == index:
+                found = number
+        elif inside and seen == index and line_of_key.match(line):
+            return number
+    return found

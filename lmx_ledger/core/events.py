@@ -1,0 +1,415 @@
+"""The typed registry of events: one struct per type, from which the ledger, the docs and the filters come.
+
+An event is what somebody decided or saw. The room that emits it fills an `Event`; the ledger stamps it with
+sequence number, id, time and boot and stores it as a `Recorded`.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import msgspec
+
+from lmx_ledger.core.clock import rfc3339
+
+
+class Severity(enum.IntEnum):
+    """How loud an event is; ordered, so that a filter can say "at least"."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+    CRITICAL = 50
+
+    @property
+    def label(self) -> str:
+        """`debug`, `info`, `warning`, `error` or `critical`."""
+        return self.name.lower()
+
+    @classmethod
+    def parse(cls, label: str) -> "Severity":
+        """The severity of that label.
+
+        Raises:
+            ValueError: there is no such label.
+        """
+        try:
+            return cls[label.upper()]
+        except KeyError:
+            known = ", ".join(s.label for s in cls)
+            raise ValueError(f"{label!r} is no severity; there are {known}") from None
+
+
+class EventData(msgspec.Struct, frozen=True, kw_only=True):
+    """What one type of event carries. Fields are only ever added; a change of meaning is a new `v`."""
+
+
+class EventType(NamedTuple):
+    """One row of the catalogue.
+
+    `durable`: whoever emits it waits for the commit before acting.
+    """
+
+    name: str
+    data: type[EventData]
+    v: int
+    severity: Severity
+    durable: bool
+    doc: str
+
+
+class Ticket(Protocol):
+    """The place of an emitted event in the ledger: its seq is known once the writer has reached it."""
+
+    @property
+    def seq(self) -> int | None:
+        """The sequence number; None until it is written (or for good, if it was lost)."""
+
+
+Cause: TypeAlias = int | Ticket | None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """An event before the ledger has it. `stream` names the thing whose history it belongs to.
+
+    `cause` is the seq of the event that made this one happen, or the ticket of one emitted earlier.
+    """
+
+    data: EventData
+    stream: str
+    request: str | None = None
+    session: str | None = None
+    model: str | None = None
+    incident: str | None = None
+    cause: Cause = None
+    severity: Severity | None = None
+
+    @property
+    def kind(self) -> EventType:
+        """Its row of the catalogue."""
+        return _BY_CLASS[type(self.data)]
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as the ledger has it. `data` is what the struct of its type held, as plain JSON values."""
+
+    seq: int
+    id: str
+    time_us: int
+    boot: str
+    type: str
+    v: int
+    severity: Severity
+    stream: str
+    request: str | None
+    session: str | None
+    model: str | None
+    incident: str | None
+    cause: int | None
+    data: dict[str, Any]
+
+    def public(self) -> dict[str, Any]:
+        """The form of the contract: RFC 3339 time, severity as its label."""
+        return {
+            "seq": self.seq,
+            "id": self.id,
+            "time": rfc3339(self.time_us),
+            "boot": self.boot,
+            "type": self.type,
+            "v": self.v,
+            "severity": self.severity.label,
+            "stream": self.stream,
+            "request": self.request,
+            "session": self.session,
+            "model": self.model,
+            "incident": self.incident,
+            "cause": self.cause,
+            "data": self.data,
+        }
+
+
+CATALOGUE: Final[dict[str, EventType]] = {}
+_BY_CLASS: Final[dict[type[EventData], EventType]] = {}
+_D = TypeVar("_D", bound=type[EventData])
+
+
+def _event(name: str, severity: Severity = Severity.INFO, *, v: int = 1, durable: bool = False) -> Callable[[_D], _D]:
+    def register(data: _D) -> _D:
+        kind = EventType(name, data, v, severity, durable, (data.__doc__ or "").strip())
+        CATALOGUE[name] = kind
+        _BY_CLASS[data] = kind
+        return data
+
+    return register
+
+
+# --- daemon ---------------------------------------------------------------------------------------------------------
+
+
+@_event("daemon.started", durable=True)
+class DaemonStarted(EventData):
+    """A daemon began to run."""
+
+    version: str
+    pid: int
+    host: str
+    port: int
+    platform: str
+    python: str
+
+
+@_event("daemon.crash_detected", Severity.ERROR, durable=True)
+class DaemonCrashDetected(EventData):
+    """The run before this one ended without a word; `last_acts` are its last events, oldest first."""
+
+    boot: str
+    pid: int
+    last_seq: int
+    last_time: str
+    last_acts: list[str]
+
+
+@_event("daemon.ready", durable=True)
+class DaemonReady(EventData):
+    """The socket is open and at least one model answers."""
+
+    url: str
+    models: list[str]
+    startup_ms: float
+
+
+@_event("daemon.draining", durable=True)
+class DaemonDraining(EventData):
+    """No new work is admitted; what is in flight has `timeout_s` to finish."""
+
+    reason: str
+    in_flight: int
+    timeout_s: float
+
+
+@_event("daemon.drained", durable=True)
+class DaemonDrained(EventData):
+    """Nothing is in flight any more; `cancelled` did not finish in time."""
+
+    cancelled: int
+    ms: float
+
+
+@_event("daemon.stopped", durable=True)
+class DaemonStopped(EventData):
+    """The last event of a run that ended as it should."""
+
+    reason: str
+    uptime_s: float
+
+
+@_event("config.loaded", durable=True)
+class ConfigLoaded(EventData):
+    """The rules of this run: where they were read, what differs from the defaults (keys are never written)."""
+
+    source: str | None
+    changed: dict[str, Any]
+
+
+# --- engine ---------------------------------------------------------------------------------------------------------
+
+
+@_event("engine.started")
+class EngineStarted(EventData):
+    """A worker process runs and has said hello."""
+
+    pid: int
+    mlx: str
+    mlx_lm: str
+    device: str
+    blas: str
+    ms: float
+
+
+@_event("engine.exited", Severity.ERROR)
+class EngineExited(EventData):
+    """A worker process ended: how, its last words, and what it was about to do (its flight recorder, oldest first).
+
+    `expected`: the daemon had asked it to. `in_flight` are the requests that it took along.
+    """
+
+    pid: int
+    code: int | None
+    signal: str | None
+    stderr_tail: str
+    last_acts: list[str]
+    expected: bool
+    in_flight: list[str]
+
+
+@_event("engine.restarted")
+class EngineRestarted(EventData):
+    """A fresh worker serves the model again."""
+
+    pid: int
+    attempt: int
+    ms: float
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+@_event("model.load_started", durable=True)
+class ModelLoadStarted(EventData):
+    """A worker is about to read a model's weights."""
+
+    path: str
+    weights_bytes: int
+    reason: str
+
+
+@_event("model.loaded", durable=True)
+class ModelLoaded(EventData):
+    """A model is resident and can answer."""
+
+    weights_bytes: int
+    context: int
+    vocab: int
+    architecture: str
+    ms: float
+
+
+@_event("model.load_failed", Severity.ERROR, durable=True)
+class ModelLoadFailed(EventData):
+    """A model could not be loaded; everything else is as it was."""
+
+    path: str
+    error: str
+
+
+@_event("model.unloaded", durable=True)
+class ModelUnloaded(EventData):
+    """A model's worker and weights are gone."""
+
+    reason: str
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+
+@_event("request.received")
+class RequestReceived(EventData):
+    """A request came in and could be read. Text is not stored: its SHA-256 and its length in characters are."""
+
+    route: str
+    stream: bool
+    messages: int
+    tools: int
+    chars: int
+    prompt_sha256: str
+    client: str | None
+    client_request_id: str | None
+    sampling: dict[str, Any]
+
+
+@_event("request.queued")
+class RequestQueued(EventData):
+    """Every slot was busy; the request waits at `position` (1 is next)."""
+
+    position: int
+    running: int
+
+
+@_event("request.admitted")
+class RequestAdmitted(EventData):
+    """The worker has it."""
+
+    prompt_tokens: int
+    max_tokens: int
+    choices: int
+    queue_ms: float
+
+
+@_event("request.rejected", Severity.WARNING)
+class RequestRejected(EventData):
+    """A request was refused before any work was spent on it."""
+
+    status: int
+    code: str
+    message: str
+    route: str
+    param: str | None = None
+    retry_after_s: int | None = None
+
+
+@_event("request.degraded", Severity.WARNING)
+class RequestDegraded(EventData):
+    """The request was served, in part otherwise than asked."""
+
+    reason: str
+    asked: int | None = None
+    given: int | None = None
+    detail: str | None = None
+
+
+@_event("request.first_token", Severity.DEBUG)
+class RequestFirstToken(EventData):
+    """The first token left the worker."""
+
+    ttft_ms: float
+    prefill_ms: float
+
+
+@_event("request.finished")
+class RequestFinished(EventData):
+    """A request was answered in full."""
+
+    status: int
+    finish_reason: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    queue_ms: float
+    ttft_ms: float | None
+    itl_p95_ms: float | None
+    wall_ms: float
+
+
+@_event("request.cancelled")
+class RequestCancelled(EventData):
+    """The client went away (or the daemon stopped); `phase` is where the request was: queue, prefill or decode."""
+
+    phase: str
+    reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    wall_ms: float
+
+
+@_event("request.failed", Severity.ERROR)
+class RequestFailed(EventData):
+    """A request that had been admitted could not be answered."""
+
+    status: int
+    code: str
+    message: str
+    prompt_tokens: int
+    completion_tokens: int
+    wall_ms: float
+
+
+# --- operators and the ledger itself --------------------------------------------------------------------------------
+
+
+@_event("operator.commanded", durable=True)
+class OperatorCommanded(EventData):
+    """A person or a script gave an order; what was done because of it has this event as its cause."""
+
+    command: str
+    arguments: dict[str, Any]
+    via: str
+
+
+@_event("ledger.dropped", Severity.ERROR)
+class LedgerDropped(EventData):
+    """Events that came late to the ledger (`late`) or did not reach it at all (`lost`), and why."""
+
+    late: int
+    lost: int
+    reason: str
