@@ -1,0 +1,320 @@
+"""The daemon's end of a worker: starts the process, speaks the protocol, owns its stderr and its exit status."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
+
+from lmx_ledger.core.clock import elapsed_ms, mono_ns
+from lmx_ledger.engine import protocol as wire
+from lmx_ledger.engine.recorder import FlightRecorder
+
+_STDERR_TAIL_BYTES = 8192
+_HELLO_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 5.0
+
+
+class EngineError(Exception):
+    """The worker cannot do what it was asked; the message says why."""
+
+
+class WorkerDied(EngineError):
+    """The process is gone, and with it everything it had in flight."""
+
+
+class Exit(NamedTuple):
+    """The evidence of a worker's end: exit code or signal name, last words, last acts (oldest first)."""
+
+    pid: int
+    code: int | None
+    signal: str | None
+    stderr_tail: str
+    last_acts: list[str]
+    expected: bool
+
+
+class EngineStream:
+    """One stream's side in the daemon: iterate over lists of what came since the last look, until it has finished.
+
+    Raises, while iterating:
+        WorkerDied: the worker is gone.
+        EngineError: the worker refused the stream.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.finished = False
+        self._arrived: deque[wire.Token | wire.Prefill] = deque()
+        self._error: EngineError | None = None
+        self._wake = asyncio.Event()
+
+    def deliver(self, item: wire.Token | wire.Prefill) -> None:
+        """Add what a step gave this stream."""
+        self._arrived.append(item)
+        self._wake.set()
+
+    def fail(self, error: EngineError) -> None:
+        """End the stream with an error, behind what has arrived already."""
+        self._error = error
+        self._wake.set()
+
+    async def take(self) -> list[wire.Token | wire.Prefill]:
+        """All that has arrived; waits for at least one item."""
+        while not self._arrived:
+            if self._error is not None:
+                raise self._error
+            self._wake.clear()
+            await self._wake.wait()
+        items = list(self._arrived)
+        self._arrived.clear()
+        return items
+
+    async def __aiter__(self) -> AsyncIterator[list[wire.Token | wire.Prefill]]:
+        while not self.finished:
+            items = await self.take()
+            last = items[-1]
+            self.finished = isinstance(last, wire.Token) and last.finish is not None
+            yield items
+
+
+class Worker:
+    """A running worker process. `on_exit` is called once, with the evidence, whatever ended it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, recorder: FlightRecorder, started_ns: int) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.started_ns = started_ns
+        self.hello: wire.Hello | None = None
+        self.active_bytes = 0
+        self.peak_bytes = 0
+        self.exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._recorder = recorder
+        self._streams: dict[int, EngineStream] = {}
+        self._numbers = 0
+        self._tool_calls: dict[int, asyncio.Future[wire.ToolParsed]] = {}
+        self._hello: asyncio.Future[wire.Hello] = asyncio.get_running_loop().create_future()
+        self._load: asyncio.Future[wire.Loaded | wire.LoadFailed] | None = None
+        self._expected = False
+        self._stderr = bytearray()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._writer: asyncio.StreamWriter
+
+    @classmethod
+    async def start(cls, blas: str, on_exit: Callable[["Worker", Exit], None] | None = None) -> "Worker":
+        """Start a process and wait for its hello.
+
+        Raises:
+            EngineError: it ended or said nothing within a minute; the message has its last words.
+        """
+        began = mono_ns()
+        ours, theirs = socket.socketpair()
+        recorder = FlightRecorder.create()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "lmx_ledger.engine.worker",
+            str(theirs.fileno()),
+            str(recorder.fd),
+            str(os.getpid()),
+            blas,
+            pass_fds=(theirs.fileno(), recorder.fd),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            # A Ctrl-C in the daemon's terminal is the daemon's to handle, not the worker's.
+            start_new_session=True,
+            env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576", "PYTHONUNBUFFERED": "1"},
+        )
+        theirs.close()
+        worker = cls(process, recorder, began)
+        await worker._attach(ours, on_exit)
+        try:
+            worker.hello = await asyncio.wait_for(asyncio.shield(worker._hello), _HELLO_TIMEOUT_S)
+        except TimeoutError:
+            await worker.kill()
+            raise EngineError(f"the worker said nothing within {_HELLO_TIMEOUT_S:.0f} s of its start") from None
+        return worker
+
+    async def _attach(self, sock: socket.socket, on_exit: Callable[["Worker", Exit], None] | None) -> None:
+        sock.setblocking(False)
+        reader, self._writer = await asyncio.open_connection(sock=sock)
+        self._tasks = [
+            asyncio.create_task(self._read_stderr()),
+            asyncio.create_task(self._read_reports(reader)),
+        ]
+        self._watch = asyncio.create_task(self._watch_exit(on_exit))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can still answer."""
+        return not self.exited.done() and self.process.returncode is None
+
+    @property
+    def in_flight(self) -> int:
+        """Streams that the worker has."""
+        return len(self._streams)
+
+    @property
+    def age_ms(self) -> float:
+        """Milliseconds since the process was started."""
+        return elapsed_ms(self.started_ns)
+
+    async def load(self, path: str, *, prefill_step: int, max_running: int, timeout_s: float) -> wire.Loaded:
+        """Read a model's folder.
+
+        Raises:
+            EngineError: it cannot be served, or took longer than `timeout_s` (the worker is killed then).
+        """
+        self._load = asyncio.get_running_loop().create_future()
+        self._send(wire.Load(path=path, prefill_step=prefill_step, max_running=max_running))
+        try:
+            answer = await asyncio.wait_for(asyncio.shield(self._load), timeout_s)
+        except TimeoutError:
+            await self.kill()
+            raise EngineError(f"loading took longer than {timeout_s:.0f} s; raise [engine] load_timeout") from None
+        if isinstance(answer, wire.LoadFailed):
+            raise EngineError(answer.error)
+        self.active_bytes = answer.active_bytes
+        return answer
+
+    def insert(
+        self, prompt: list[int], *, prompt_len: int, max_tokens: int, eos: list[int], sampling: wire.Sampling
+    ) -> EngineStream:
+        """Begin a stream; it is in the worker's next step.
+
+        Raises:
+            WorkerDied: there is no process any more.
+        """
+        if not self.alive:
+            raise WorkerDied("the worker is not running")
+        self._numbers += 1
+        stream = self._streams[self._numbers] = EngineStream(self._numbers)
+        self._send(
+            wire.Insert(
+                stream=stream.number,
+                prompt=prompt,
+                prompt_len=prompt_len,
+                max_tokens=max_tokens,
+                eos=eos,
+                sampling=sampling,
+            )
+        )
+        return stream
+
+    def cancel(self, stream: EngineStream) -> None:
+        """End a stream before the worker's next step; harmless if it has ended."""
+        if self._streams.pop(stream.number, None) is not None and self.alive:
+            self._send(wire.Cancel(streams=[stream.number]))
+
+    async def parse_tool(self, text: str, tools_json: str) -> wire.ToolParsed:
+        """What mlx-lm's parser makes of a tool call's text.
+
+        Raises:
+            WorkerDied: the process ended before it answered.
+        """
+        self._numbers += 1
+        answer = self._tool_calls[self._numbers] = asyncio.get_running_loop().create_future()
+        self._send(wire.ParseTool(call=self._numbers, text=text, tools_json=tools_json))
+        return await answer
+
+    async def stop(self) -> Exit:
+        """Ask it to leave; after five seconds it is killed."""
+        self._expected = True
+        if self.alive:
+            self._send(wire.Shutdown())
+            try:
+                return await asyncio.wait_for(asyncio.shield(self.exited), _STOP_TIMEOUT_S)
+            except TimeoutError:
+                self.process.kill()
+        return await self.exited
+
+    async def kill(self) -> Exit:
+        """End it at once."""
+        if self.process.returncode is None:
+            self.process.kill()
+        return await self.exited
+
+    def _send(self, command: wire.Command) -> None:
+        self._writer.write(wire.frame(command))
+
+    async def _read_stderr(self) -> None:
+        assert self.process.stderr is not None  # noqa: S101 - it is started with a pipe
+        while piece := await self.process.stderr.read(4096):
+            self._stderr += piece
+            del self._stderr[:-_STDERR_TAIL_BYTES]
+
+    async def _read_reports(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while True:
+                (size,) = wire.LENGTH.unpack(await reader.readexactly(wire.LENGTH.size))
+                self._on_report(wire.decode_report(await reader.readexactly(size)))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            # The worker closed the line: it has ended or is about to, and its exit says why.
+            return
+
+    def _on_report(self, report: wire.Report) -> None:
+        match report:
+            case wire.Step():
+                self._on_step(report)
+            case wire.Hello():
+                self._hello.set_result(report)
+            case wire.Loaded() | wire.LoadFailed():
+                if self._load is not None and not self._load.done():
+                    self._load.set_result(report)
+            case wire.Refused():
+                if stream := self._streams.pop(report.stream, None):
+                    stream.fail(EngineError(report.error))
+            case wire.ToolParsed():
+                answer = self._tool_calls.pop(report.call)
+                if not answer.done():
+                    answer.set_result(report)
+
+    def _on_step(self, step: wire.Step) -> None:
+        self.active_bytes, self.peak_bytes = step.active_bytes, step.peak_bytes
+        for progress in step.prefill:
+            if stream := self._streams.get(progress.stream):
+                stream.deliver(progress)
+        for token in step.tokens:
+            if stream := self._streams.get(token.stream):
+                stream.deliver(token)
+                if token.finish is not None:
+                    del self._streams[token.stream]
+
+    async def _watch_exit(self, on_exit: Callable[["Worker", Exit], None] | None) -> None:
+        status = await self.process.wait()
+        await asyncio.gather(*self._tasks)
+        died = Exit(
+            pid=self.pid,
+            code=status if status >= 0 else None,
+            signal=signal.Signals(-status).name if status < 0 else None,
+            stderr_tail=self._stderr.decode(errors="replace"),
+            last_acts=self._recorder.last(),
+            expected=self._expected,
+        )
+        self._writer.close()
+        self._recorder.close()
+        self.exited.set_result(died)
+        if on_exit is not None:
+            on_exit(self, died)
+        error = WorkerDied(describe(died))
+        for stream in self._streams.values():
+            stream.fail(error)
+        self._streams.clear()
+        for waiting in (self._hello, self._load, *self._tool_calls.values()):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(error)
+                # Marked as seen: nobody need be waiting for it at the time.
+                waiting.exception()
+        self._tool_calls.clear()
+
+
+def describe(died: Exit) -> str:
+    """One line about an end: `the worker (pid 7) was ended by SIGKILL while: step 12: 3 streams`."""
+    how = f"was ended by {died.signal}" if died.signal else f"ended with status {died.code}"
+    doing = f" while: {died.last_acts[-1]}" if died.last_acts else ""
+    last_line = died.stderr_tail.strip().splitlines()[-1:] if died.code else []
+    return f"the worker (pid {died.pid}) {how}{doing}" + (f" ({last_line[0][:300]})" if last_line else "")

@@ -1,0 +1,222 @@
+"""All that daemon and worker share: typed messages in length-prefixed msgpack frames over a socketpair.
+
+A frame is a 4-byte big-endian length and that many bytes of msgpack. The daemon sends `Command`s, the worker
+`Report`s. Token ids only: no text, no HTTP, no policy crosses this line, except a tool call to be parsed.
+"""
+
+import socket
+import struct
+from typing import Final, TypeAlias
+
+import msgspec
+
+MAX_FRAME_BYTES: Final = 256 * 1024**2
+LENGTH: Final = struct.Struct(">I")
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, tag=False, array_like=True):
+    """How tokens are drawn. Position i of a stream is drawn with the key (seed << 32) | i, whatever runs beside it."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+
+# --- daemon -> worker -----------------------------------------------------------------------------------------------
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """Read the model in this folder; answered by `Loaded` or `LoadFailed`."""
+
+    path: str
+    prefill_step: int
+    max_running: int
+
+
+class Insert(msgspec.Struct, frozen=True, tag="insert"):
+    """Begin a stream. `prompt` has at least one id; `prompt_len` says where the prompt ends and the answer began."""
+
+    stream: int
+    prompt: list[int]
+    prompt_len: int
+    max_tokens: int
+    eos: list[int]
+    sampling: Sampling
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """End these streams before the next step; unknown ones are ignored (they may have ended on their own)."""
+
+    streams: list[int]
+
+
+class ParseTool(msgspec.Struct, frozen=True, tag="parse_tool"):
+    """Parse what stood between the markers of a tool call; answered by `ToolParsed`."""
+
+    call: int
+    text: str
+    tools_json: str
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """Leave at once, with exit status 0."""
+
+
+Command: TypeAlias = Load | Insert | Cancel | ParseTool | Shutdown
+
+
+# --- worker -> daemon -----------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """The worker runs and waits for a model."""
+
+    pid: int
+    mlx: str
+    mlx_lm: str
+    device: str
+    blas: str
+
+
+class Dialect(msgspec.Struct, frozen=True, array_like=True):
+    """How the model marks structure in its text; None where it has no such thing."""
+
+    tool_parser: str | None
+    tool_start: str | None
+    tool_end: str | None
+    think_start: str | None
+    think_end: str | None
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """The model is resident and its first forward pass has run."""
+
+    weights_bytes: int
+    vocab: int
+    architecture: str
+    dialect: Dialect
+    active_bytes: int
+    ms: float
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    """The model cannot be served; the worker stays and may be given another."""
+
+    error: str
+
+
+class Logprob(msgspec.Struct, frozen=True, array_like=True):
+    """Natural log-probabilities at one position: of the drawn token, and of the likeliest ones, best first."""
+
+    drawn: float
+    top: list[tuple[int, float]]
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True):
+    """One token of one stream. `finish`: None, `stop` (an eos id, to be shown to nobody) or `length`."""
+
+    stream: int
+    id: int
+    finish: str | None = None
+    logprob: Logprob | None = None
+
+
+class Prefill(msgspec.Struct, frozen=True, array_like=True):
+    """How far the reading of one stream's prompt has come, in tokens."""
+
+    stream: int
+    done: int
+    total: int
+
+
+class Step(msgspec.Struct, frozen=True, tag="step"):
+    """What one step gave: this step's token of every stream, and the progress of prompts being read."""
+
+    tokens: list[Token]
+    prefill: list[Prefill]
+    active_bytes: int
+    peak_bytes: int
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """A stream that could not be inserted; nothing else is touched."""
+
+    stream: int
+    error: str
+
+
+class ToolParsed(msgspec.Struct, frozen=True, tag="tool_parsed"):
+    """Calls as a JSON array of {"name", "arguments"} in `calls_json`, or why the text is no call in `error`."""
+
+    call: int
+    calls_json: str | None
+    error: str | None
+
+
+Report: TypeAlias = Hello | Loaded | LoadFailed | Step | Refused | ToolParsed
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_commands: Final = msgspec.msgpack.Decoder(Command)
+_reports: Final = msgspec.msgpack.Decoder(Report)
+
+
+def frame(message: Command | Report) -> bytes:
+    """The message as it goes over the socket, length first."""
+    body = _encoder.encode(message)
+    return LENGTH.pack(len(body)) + body
+
+
+def decode_command(body: bytes) -> Command:
+    """A frame's body as the daemon sent it.
+
+    Raises:
+        msgspec.DecodeError: it is no command.
+    """
+    return _commands.decode(body)
+
+
+def decode_report(body: bytes) -> Report:
+    """A frame's body as the worker sent it.
+
+    Raises:
+        msgspec.DecodeError: it is no report.
+    """
+    return _reports.decode(body)
+
+
+def read_frame(sock: socket.socket) -> bytes | None:
+    """Blocking: the next frame's body, or None when the other end has closed.
+
+    Raises:
+        ConnectionError: the line broke inside a frame, or the frame is larger than any message can be.
+    """
+    head = _read_exactly(sock, LENGTH.size)
+    if head is None:
+        return None
+    (size,) = LENGTH.unpack(head)
+    if size > MAX_FRAME_BYTES:
+        raise ConnectionError(f"a frame of {size} bytes announces itself; the line is out of step")
+    body = _read_exactly(sock, size)
+    if body is None:
+        raise ConnectionError("the line closed inside a frame")
+    return body
+
+
+def _read_exactly(sock: socket.socket, size: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < size:
+        piece = sock.recv(min(size - len(parts), 1 << 20))
+        if not piece:
+            if parts:
+                raise ConnectionError("the line closed inside a frame")
+            return None
+        parts += piece
+    return bytes(parts)
