@@ -53,7 +53,7 @@ class ServerSection(_Section):
         if not is_loopback(self.host) and not self.api_keys:
             raise ValueError(
                 f"host {self.host} is reachable from other machines and no api_keys are set; "
-                "set [server] api_keys, or keep host = \"127.0.0.1\""
+                'set [server] api_keys, or keep host = "127.0.0.1"'
             )
         for key in (*self.api_keys, *self.operator_keys):
             if len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key:
@@ -117,13 +117,13 @@ class ModelSection(_Section):
 class Config(_Section):
     """Everything that can be configured."""
 
-    server: ServerSection = Field(default_factory=ServerSection)
-    storage: StorageSection = Field(default_factory=StorageSection)
-    ledger: LedgerSection = Field(default_factory=LedgerSection)
-    memory: MemorySection = Field(default_factory=MemorySection)
-    context: ContextSection = Field(default_factory=ContextSection)
-    engine: EngineSection = Field(default_factory=EngineSection)
-    queue: QueueSection = Field(default_factory=QueueSection)
+    server: ServerSection = ServerSection()
+    storage: StorageSection = StorageSection()
+    ledger: LedgerSection = LedgerSection()
+    memory: MemorySection = MemorySection()
+    context: ContextSection = ContextSection()
+    engine: EngineSection = EngineSection()
+    queue: QueueSection = QueueSection()
     models: list[ModelSection] = Field([], description="Models to serve; none: the embedded demo model.")
 
     @model_validator(mode="after")
@@ -175,7 +175,9 @@ def load_config(file: Path | None, overrides: dict[str, dict[str, Any]] | None =
             text = file.read_text(encoding="utf-8")
             raw = tomllib.loads(text)
         except FileNotFoundError:
-            raise StartupError(f"{file}: no such file; copy config.example.toml there, or start without --config") from None
+            raise StartupError(
+                f"{file}: no such file; copy config.example.toml there, or start without --config"
+            ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise StartupError(f"{file}: cannot be read: {error}") from None
         except tomllib.TOMLDecodeError as error:

@@ -148,7 +148,7 @@ def _event(name: str, severity: Severity = Severity.INFO, *, v: int = 1, durable
 
 
 @_event("daemon.started", durable=True)
-class DaemonStarted(EventData):
+class DaemonStarted(EventData, frozen=True, kw_only=True):
     """A daemon began to run."""
 
     version: str
@@ -160,7 +160,7 @@ class DaemonStarted(EventData):
 
 
 @_event("daemon.crash_detected", Severity.ERROR, durable=True)
-class DaemonCrashDetected(EventData):
+class DaemonCrashDetected(EventData, frozen=True, kw_only=True):
     """The run before this one ended without a word; `last_acts` are its last events, oldest first."""
 
     boot: str
@@ -171,7 +171,7 @@ class DaemonCrashDetected(EventData):
 
 
 @_event("daemon.ready", durable=True)
-class DaemonReady(EventData):
+class DaemonReady(EventData, frozen=True, kw_only=True):
     """The socket is open and at least one model answers."""
 
     url: str
@@ -180,7 +180,7 @@ class DaemonReady(EventData):
 
 
 @_event("daemon.draining", durable=True)
-class DaemonDraining(EventData):
+class DaemonDraining(EventData, frozen=True, kw_only=True):
     """No new work is admitted; what is in flight has `timeout_s` to finish."""
 
     reason: str
@@ -189,7 +189,7 @@ class DaemonDraining(EventData):
 
 
 @_event("daemon.drained", durable=True)
-class DaemonDrained(EventData):
+class DaemonDrained(EventData, frozen=True, kw_only=True):
     """Nothing is in flight any more; `cancelled` did not finish in time."""
 
     cancelled: int
@@ -197,7 +197,7 @@ class DaemonDrained(EventData):
 
 
 @_event("daemon.stopped", durable=True)
-class DaemonStopped(EventData):
+class DaemonStopped(EventData, frozen=True, kw_only=True):
     """The last event of a run that ended as it should."""
 
     reason: str
@@ -205,7 +205,7 @@ class DaemonStopped(EventData):
 
 
 @_event("config.loaded", durable=True)
-class ConfigLoaded(EventData):
+class ConfigLoaded(EventData, frozen=True, kw_only=True):
     """The rules of this run: where they were read, what differs from the defaults (keys are never written)."""
 
     source: str | None
@@ -216,7 +216,7 @@ class ConfigLoaded(EventData):
 
 
 @_event("engine.started")
-class EngineStarted(EventData):
+class EngineStarted(EventData, frozen=True, kw_only=True):
     """A worker process runs and has said hello."""
 
     pid: int
@@ -228,7 +228,7 @@ class EngineStarted(EventData):
 
 
 @_event("engine.exited", Severity.ERROR)
-class EngineExited(EventData):
+class EngineExited(EventData, frozen=True, kw_only=True):
     """A worker process ended: how, its last words, and what it was about to do (its flight recorder, oldest first).
 
     `expected`: the daemon had asked it to. `in_flight` are the requests that it took along.
@@ -244,7 +244,7 @@ class EngineExited(EventData):
 
 
 @_event("engine.restarted")
-class EngineRestarted(EventData):
+class EngineRestarted(EventData, frozen=True, kw_only=True):
     """A fresh worker serves the model again."""
 
     pid: int
@@ -256,7 +256,7 @@ class EngineRestarted(EventData):
 
 
 @_event("model.load_started", durable=True)
-class ModelLoadStarted(EventData):
+class ModelLoadStarted(EventData, frozen=True, kw_only=True):
     """A worker is about to read a model's weights."""
 
     path: str
@@ -265,7 +265,7 @@ class ModelLoadStarted(EventData):
 
 
 @_event("model.loaded", durable=True)
-class ModelLoaded(EventData):
+class ModelLoaded(EventData, frozen=True, kw_only=True):
     """A model is resident and can answer."""
 
     weights_bytes: int
@@ -276,7 +276,7 @@ class ModelLoaded(EventData):
 
 
 @_event("model.load_failed", Severity.ERROR, durable=True)
-class ModelLoadFailed(EventData):
+class ModelLoadFailed(EventData, frozen=True, kw_only=True):
     """A model could not be loaded; everything else is as it was."""
 
     path: str
@@ -284,7 +284,7 @@ class ModelLoadFailed(EventData):
 
 
 @_event("model.unloaded", durable=True)
-class ModelUnloaded(EventData):
+class ModelUnloaded(EventData, frozen=True, kw_only=True):
     """A model's worker and weights are gone."""
 
     reason: str
@@ -294,7 +294,7 @@ class ModelUnloaded(EventData):
 
 
 @_event("request.received")
-class RequestReceived(EventData):
+class RequestReceived(EventData, frozen=True, kw_only=True):
     """A request came in and could be read. Text is not stored: its SHA-256 and its length in characters are."""
 
     route: str
@@ -309,7 +309,7 @@ class RequestReceived(EventData):
 
 
 @_event("request.queued")
-class RequestQueued(EventData):
+class RequestQueued(EventData, frozen=True, kw_only=True):
     """Every slot was busy; the request waits at `position` (1 is next)."""
 
     position: int
@@ -317,7 +317,7 @@ class RequestQueued(EventData):
 
 
 @_event("request.admitted")
-class RequestAdmitted(EventData):
+class RequestAdmitted(EventData, frozen=True, kw_only=True):
     """The worker has it."""
 
     prompt_tokens: int
@@ -327,7 +327,7 @@ class RequestAdmitted(EventData):
 
 
 @_event("request.rejected", Severity.WARNING)
-class RequestRejected(EventData):
+class RequestRejected(EventData, frozen=True, kw_only=True):
     """A request was refused before any work was spent on it."""
 
     status: int
@@ -339,7 +339,7 @@ class RequestRejected(EventData):
 
 
 @_event("request.degraded", Severity.WARNING)
-class RequestDegraded(EventData):
+class RequestDegraded(EventData, frozen=True, kw_only=True):
     """The request was served, in part otherwise than asked."""
 
     reason: str
@@ -349,7 +349,7 @@ class RequestDegraded(EventData):
 
 
 @_event("request.first_token", Severity.DEBUG)
-class RequestFirstToken(EventData):
+class RequestFirstToken(EventData, frozen=True, kw_only=True):
     """The first token left the worker."""
 
     ttft_ms: float
@@ -357,7 +357,7 @@ class RequestFirstToken(EventData):
 
 
 @_event("request.finished")
-class RequestFinished(EventData):
+class RequestFinished(EventData, frozen=True, kw_only=True):
     """A request was answered in full."""
 
     status: int
@@ -372,7 +372,7 @@ class RequestFinished(EventData):
 
 
 @_event("request.cancelled")
-class RequestCancelled(EventData):
+class RequestCancelled(EventData, frozen=True, kw_only=True):
     """The client went away (or the daemon stopped); `phase` is where the request was: queue, prefill or decode."""
 
     phase: str
@@ -383,7 +383,7 @@ class RequestCancelled(EventData):
 
 
 @_event("request.failed", Severity.ERROR)
-class RequestFailed(EventData):
+class RequestFailed(EventData, frozen=True, kw_only=True):
     """A request that had been admitted could not be answered."""
 
     status: int
@@ -398,7 +398,7 @@ class RequestFailed(EventData):
 
 
 @_event("operator.commanded", durable=True)
-class OperatorCommanded(EventData):
+class OperatorCommanded(EventData, frozen=True, kw_only=True):
     """A person or a script gave an order; what was done because of it has this event as its cause."""
 
     command: str
@@ -407,7 +407,7 @@ class OperatorCommanded(EventData):
 
 
 @_event("ledger.dropped", Severity.ERROR)
-class LedgerDropped(EventData):
+class LedgerDropped(EventData, frozen=True, kw_only=True):
     """Events that came late to the ledger (`late`) or did not reach it at all (`lost`), and why."""
 
     late: int

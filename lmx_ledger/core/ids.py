@@ -1,4 +1,4 @@
-"""Identifiers that sort by time: ULIDs (48 bits of milliseconds, 80 random bits), 26 characters of Crockford base 32."""
+"""Identifiers that sort by time: ULIDs, 48 bits of milliseconds and 80 random ones in Crockford base 32."""
 
 import os
 import re

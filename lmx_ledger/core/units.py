@@ -6,7 +6,7 @@ from typing import Final
 
 _QUANTITY: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_BYTES: Final = {
+_BYTES: Final[dict[str, int]] = {
     "b": 1,
     **{f"{p}b": 1000**i for i, p in enumerate("kmgt", 1)},
     **{f"{p}ib": 1024**i for i, p in enumerate("kmgt", 1)},
@@ -41,13 +41,12 @@ def parse_bytes(text: str) -> int:
 def show_bytes(count: int) -> str:
     """For people: `1.2 GB`, `8 GB`, `512 B` (decimal units, at most one digit behind the point)."""
     size = float(count)
-    for unit in ("B", "KB", "MB", "GB"):
-        if abs(size) < 1000:
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if abs(size) < 1000 or unit == "TB":
             break
         size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 or size == int(size) else f"{size:.1f} {unit}"
+    whole = unit == "B" or size >= 100 or size == int(size)
+    return f"{size:.0f} {unit}" if whole else f"{size:.1f} {unit}"
 
 
 def show_duration(seconds: float) -> str:

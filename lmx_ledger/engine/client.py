@@ -217,7 +217,8 @@ class Worker:
             WorkerDied: the process ended before it answered.
         """
         self._numbers += 1
-        answer = self._tool_calls[self._numbers] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[wire.ToolParsed] = asyncio.get_running_loop().create_future()
+        self._tool_calls[self._numbers] = answer
         self._send(wire.ParseTool(call=self._numbers, text=text, tools_json=tools_json))
         return await answer
 
@@ -290,7 +291,7 @@ class Worker:
         died = Exit(
             pid=self.pid,
             code=status if status >= 0 else None,
-            signal=signal.Signals(-status).name if status < 0 else None,
+            signal=_signal_name(-status) if status < 0 else None,
             stderr_tail=self._stderr.decode(errors="replace"),
             last_acts=self._recorder.last(),
             expected=self._expected,
@@ -310,6 +311,14 @@ class Worker:
                 # Marked as seen: nobody need be waiting for it at the time.
                 waiting.exception()
         self._tool_calls.clear()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        # Real-time signals have numbers only.
+        return f"signal {number}"
 
 
 def describe(died: Exit) -> str:

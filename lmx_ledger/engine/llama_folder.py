@@ -1,4 +1,4 @@
-"""Writes small Llama-architecture model folders without MLX: what serves until a real model is named, and what tests are made of."""
+"""Writes small Llama model folders without MLX: what serves until a real model is named, and what tests use."""
 
 import json
 import shutil
@@ -11,17 +11,22 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-CHAT_TEMPLATE: Final = """\
-{%- if tools %}{{ '<|im_start|>system\\n' }}You may call these tools with <tool_call>\\n{"name": ..., "arguments": ...}\\n</tool_call>:
-{% for tool in tools %}{{ tool | tojson }}
-{% endfor %}{{ '<|im_end|>\\n' }}{% endif %}
+CHAT_TEMPLATE: Final = r"""
+{%- if tools %}
+  {{- '<|im_start|>system\nTools, called as <tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>:\n' }}
+  {%- for tool in tools %}{{- tool | tojson + '\n' }}{% endfor %}
+  {{- '<|im_end|>\n' }}
+{%- endif %}
 {%- for message in messages %}
-{{- '<|im_start|>' + message.role + '\\n' }}
-{%- if message.content %}{{ message.content }}{% endif %}
-{%- for tool_call in message.tool_calls or [] %}{{ '<tool_call>\\n' }}{{ {"name": tool_call.function.name, "arguments": tool_call.function.arguments} | tojson }}{{ '\\n</tool_call>' }}{% endfor %}
-{{- '<|im_end|>\\n' }}
+  {{- '<|im_start|>' + message.role + '\n' }}
+  {%- if message.content %}{{- message.content }}{% endif %}
+  {%- for call in message.tool_calls or [] %}
+    {%- set tool_call = call.function %}
+    {{- '<tool_call>\n' + {"name": tool_call.name, "arguments": tool_call.arguments} | tojson + '\n</tool_call>' }}
+  {%- endfor %}
+  {{- '<|im_end|>\n' }}
 {%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{% endif %}"""
 """ChatML with Qwen's tool calls; `tool_call.name` is what mlx-lm recognises the format by."""
 
 SPECIALS: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -63,7 +68,8 @@ def random_weights(shape: Shape, vocab: int, seed: int) -> Weights:
     head = shape.hidden // shape.heads
 
     def normal(*size: int) -> npt.NDArray[np.float32]:
-        return (rng.standard_normal(size) / np.sqrt(size[-1])).astype(np.float32)
+        values: npt.NDArray[np.float32] = (rng.standard_normal(size) / np.sqrt(size[-1])).astype(np.float32)
+        return values
 
     weights: Weights = {
         "model.embed_tokens.weight": rng.standard_normal((vocab, shape.hidden)).astype(np.float32),

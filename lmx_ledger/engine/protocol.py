@@ -77,9 +77,10 @@ Command: TypeAlias = Load | Insert | Cancel | ParseTool | Shutdown
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """The worker runs and waits for a model."""
+    """The worker runs and waits for a model. `recommended_bytes`: Metal's recommended working set, 0 without Metal."""
 
     pid: int
+    recommended_bytes: int
     mlx: str
     mlx_lm: str
     device: str
@@ -164,8 +165,8 @@ class ToolParsed(msgspec.Struct, frozen=True, tag="tool_parsed"):
 Report: TypeAlias = Hello | Loaded | LoadFailed | Step | Refused | ToolParsed
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_commands: Final = msgspec.msgpack.Decoder(Command)
-_reports: Final = msgspec.msgpack.Decoder(Report)
+_commands: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
+_reports: Final[msgspec.msgpack.Decoder[Report]] = msgspec.msgpack.Decoder(Report)
 
 
 def frame(message: Command | Report) -> bytes:

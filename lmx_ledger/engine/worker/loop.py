@@ -1,4 +1,6 @@
-"""The step loop: take commands, let mlx-lm's BatchGenerator do one step, send one frame. Everything MLX is on this thread.
+"""The step loop: take commands, let mlx-lm's BatchGenerator do one step, send one frame.
+
+Everything MLX is on this thread.
 
 An exception inside a step ends the process: its traceback is on stderr, its last acts are in the flight recorder, and
 the daemon owns what happens next.
@@ -46,6 +48,7 @@ class StepLoop:
         self._send(
             wire.Hello(
                 pid=os.getpid(),
+                recommended_bytes=int(mx.device_info().get("max_recommended_working_set_size", 0)),
                 mlx=importlib.metadata.version("mlx"),
                 mlx_lm=importlib.metadata.version("mlx-lm"),
                 device=str(mx.default_device()),

@@ -1,0 +1,343 @@
+"""A request under way: from its place in line to its last token, and the one place where its end is recorded."""
+
+import asyncio
+import enum
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+from lmx_ledger.core import events as ev
+from lmx_ledger.core.clock import elapsed_ms, mono_ns, utc_us
+from lmx_ledger.core.errors import EngineFailed, LmxError
+from lmx_ledger.core.ids import new_ulid
+from lmx_ledger.engine.client import EngineError, EngineStream, Worker, WorkerDied
+from lmx_ledger.engine.protocol import Prefill, Sampling, Token
+from lmx_ledger.serving.choice import ChoiceText, Shown
+from lmx_ledger.serving.models import ServedModel
+from lmx_ledger.serving.prompt import Prepared
+from lmx_ledger.serving.queue import Place
+from lmx_ledger.serving.rates import Rates, percentile_95
+from lmx_ledger.serving.request import Chat, ChoiceEnd, GenerationRequest, Output, Piece, Progress, ToolCall, Usage
+from lmx_ledger.serving.structure import Stretch
+from lmx_ledger.serving.text import TextModel
+
+PROGRESS_EVERY_S = 1.0
+
+
+class Recorder(Protocol):
+    """Where events go; the ledger."""
+
+    def emit(self, event: ev.Event) -> ev.Ticket:
+        """Record without waiting."""
+
+
+class Phase(enum.Enum):
+    """Where a request is."""
+
+    QUEUE = "queue"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    ENDED = "ended"
+
+
+class Answer:
+    """Iterate over it for what to show. `end` releases everything it holds and records how it ended, once.
+
+    Raises, while iterating:
+        LmxError: the request cannot be answered; it is recorded as failed.
+    """
+
+    def __init__(
+        self, request: GenerationRequest, model: ServedModel, text: TextModel, prepared: Prepared, place: Place,
+        ledger: Recorder, rates: Rates, received_ns: int, received: ev.Ticket,
+    ) -> None:  # fmt: skip
+        self.request = request
+        self.model = model
+        self.created_s = utc_us() // 1_000_000
+        self.usage = Usage(prompt_tokens=prepared.tokens * request.n)
+        self._text = text
+        self._prepared = prepared
+        self._place = place
+        self._ledger = ledger
+        self._rates = rates
+        self._received_ns = received_ns
+        self._cause: ev.Ticket = received
+        self._phase = Phase.QUEUE
+        self._streams: list[tuple[Worker, EngineStream]] = []
+        self._admitted_ns = received_ns
+        self._queue_ms = 0.0
+        self._ttft_ms: float | None = None
+        self._gaps_ms: list[float] = []
+        self._finish_reasons: list[str] = []
+        self._shown_progress_ns = mono_ns()
+        self._ended_with: LmxError | None = None
+
+    async def __aiter__(self) -> AsyncIterator[Output]:
+        try:
+            async for progress in self._wait_for_place():
+                yield progress
+            streams = self._begin_streams()
+            if len(streams) == 1:
+                async for output in self._follow(0, streams[0]):
+                    yield output
+            else:
+                async for output in self._follow_all(streams):
+                    yield output
+        except LmxError as error:
+            if self._phase is not Phase.ENDED:
+                self._fail(error)
+            raise
+        except EngineError as error:
+            if self._ended_with is not None:
+                raise self._ended_with from error
+            failure = self._engine_failure(error)
+            self._fail(failure)
+            raise failure from error
+        self._finish()
+
+    def end(self, reason: str) -> None:
+        """Let go of place and streams. A request that had not ended by itself is recorded as cancelled for `reason`.
+
+        Whoever still iterates gets a typed error.
+        """
+        if self._phase is Phase.ENDED:
+            return
+        phase = self._phase.value
+        self._ended_with = EngineFailed(f"the answer was cut off: {reason}; send the request again")
+        self._place.refuse(self._ended_with)
+        self._release()
+        for _, stream in self._streams:
+            stream.fail(EngineError(reason))
+        self._record(
+            ev.RequestCancelled(
+                phase=phase,
+                reason=reason,
+                prompt_tokens=self.usage.prompt_tokens,
+                completion_tokens=self.usage.completion_tokens,
+                wall_ms=elapsed_ms(self._received_ns),
+            )
+        )
+
+    # --- the way through ---------------------------------------------------------------------------------------------
+
+    async def _wait_for_place(self) -> AsyncIterator[Progress]:
+        if not self._place.admitted.done():
+            position = self._place.position
+            queued = ev.RequestQueued(position=position, running=self.model.queue.running)
+            self._cause = self._record(queued)
+            while True:
+                try:
+                    await asyncio.wait_for(asyncio.shield(self._place.admitted), PROGRESS_EVERY_S)
+                    break
+                except TimeoutError:
+                    yield Progress("queued", self._place.position, position)
+        await self._place.admitted
+        self._queue_ms = elapsed_ms(self._received_ns)
+        self._admitted_ns = mono_ns()
+
+    def _begin_streams(self) -> list[EngineStream]:
+        worker, request, prepared = self.model.worker, self.request, self._prepared
+        if worker is None:
+            raise WorkerDied(f"{self.model.id} has no worker")
+        self._phase = Phase.PREFILL
+        self.model.last_used_us = utc_us()
+        for prompt in prepared.prompts:
+            for number in range(request.n):
+                stream = worker.insert(
+                    prompt,
+                    prompt_len=len(prompt),
+                    max_tokens=prepared.max_tokens,
+                    eos=self._text.eos,
+                    sampling=_with_seed(request.sampling, request.sampling.seed + number),
+                )
+                self._streams.append((worker, stream))
+        self._cause = self._record(
+            ev.RequestAdmitted(
+                prompt_tokens=self.usage.prompt_tokens,
+                max_tokens=prepared.max_tokens,
+                choices=request.choices,
+                queue_ms=self._queue_ms,
+            )
+        )
+        return [stream for _, stream in self._streams]
+
+    async def _follow_all(self, streams: list[EngineStream]) -> AsyncIterator[Output]:
+        """All choices side by side, their outputs in the order in which they come."""
+        outputs: asyncio.Queue[Output | BaseException | None] = asyncio.Queue()
+
+        async def follow(index: int, stream: EngineStream) -> None:
+            try:
+                async for output in self._follow(index, stream):
+                    outputs.put_nowait(output)
+                outputs.put_nowait(None)
+            except (LmxError, EngineError) as error:
+                outputs.put_nowait(error)
+
+        tasks = [asyncio.create_task(follow(index, stream)) for index, stream in enumerate(streams)]
+        try:
+            running = len(tasks)
+            while running:
+                output = await outputs.get()
+                if isinstance(output, BaseException):
+                    raise output
+                if output is None:
+                    running -= 1
+                else:
+                    yield output
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _follow(self, index: int, stream: EngineStream) -> AsyncIterator[Output]:
+        request = self.request
+        text = ChoiceText(
+            self.model,
+            self._text,
+            structured=isinstance(request.prompt, Chat),
+            begin=self._prepared.begin,
+            tools=bool(self._prepared.tools),
+            stop=request.stop,
+        )
+        called = False
+        last_ns: int | None = None
+        reason = "stop"
+        async for items in stream:
+            tokens = [item for item in items if isinstance(item, Token)]
+            if not tokens:
+                if progress := self._progress(items[-1]):
+                    yield progress
+                continue
+            last_ns = self._count(len(tokens), last_ns)
+            shown = text.feed(tokens)
+            if (piece := await self._piece(index, shown)) is not None:
+                called = called or bool(piece.tool_calls)
+                yield piece
+            if shown.stopped:
+                self._cancel(stream)
+                break
+            reason = tokens[-1].finish or reason
+        rest = text.finish()
+        if (piece := await self._piece(index, rest)) is not None:
+            called = called or bool(piece.tool_calls)
+            yield piece
+        self.usage.reasoning_tokens += text.reasoning_tokens
+        reason = "tool_calls" if called else "stop" if rest.stopped else reason
+        self._finish_reasons.append(reason)
+        yield ChoiceEnd(index, reason)
+
+    async def _piece(self, index: int, shown: Shown) -> Piece | None:
+        content, calls = shown.content, []
+        for stretch in shown.tool_texts:
+            parsed = await self._parse(stretch)
+            calls += parsed
+            if not parsed:
+                # What the model wrote is not lost because it is no valid call.
+                content += self._raw(stretch)
+        if not (content or shown.reasoning or calls or shown.logprobs):
+            return None
+        return Piece(index, content, shown.reasoning, calls, shown.logprobs)
+
+    async def _parse(self, stretch: Stretch) -> list[ToolCall]:
+        worker, _ = self._streams[0]
+        tools = msgspec.json.encode(self._prepared.tools).decode()
+        report = await worker.parse_tool(stretch.text, tools)
+        if report.calls_json is None:
+            self._record(ev.RequestDegraded(reason="tool_call_unparsed", detail=report.error))
+            return []
+        return [
+            ToolCall(f"call_{new_ulid()}", call["name"], msgspec.json.encode(call["arguments"]).decode())
+            for call in msgspec.json.decode(report.calls_json)
+        ]
+
+    def _raw(self, stretch: Stretch) -> str:
+        dialect = self.model.dialect
+        return f"{dialect.tool_start}{stretch.text}{dialect.tool_end if stretch.closed else ''}"
+
+    # --- counting and recording --------------------------------------------------------------------------------------
+
+    def _count(self, tokens: int, last_ns: int | None) -> int:
+        now = mono_ns()
+        self.usage.completion_tokens += tokens
+        self._rates.decoded(tokens)
+        if last_ns is not None:
+            self._gaps_ms += [(now - last_ns) / 1e6 / tokens] * tokens
+        if self._ttft_ms is None:
+            self._phase = Phase.DECODE
+            self._ttft_ms = elapsed_ms(self._received_ns, now)
+            prefill_ms = elapsed_ms(self._admitted_ns, now)
+            self._rates.first_token(self._ttft_ms, prefill_ms, self.usage.prompt_tokens)
+            self._record(ev.RequestFirstToken(ttft_ms=self._ttft_ms, prefill_ms=prefill_ms))
+        return now
+
+    def _progress(self, item: Token | Prefill) -> Progress | None:
+        now = mono_ns()
+        if isinstance(item, Token) or now - self._shown_progress_ns < PROGRESS_EVERY_S * 1e9:
+            return None
+        self._shown_progress_ns = now
+        return Progress("prefill", item.done, item.total)
+
+    def _finish(self) -> None:
+        wall_ms = elapsed_ms(self._received_ns)
+        self._release()
+        self.model.queue.finished(wall_ms / 1e3)
+        self._record(
+            ev.RequestFinished(
+                status=200,
+                finish_reason=self._finish_reasons[0],
+                prompt_tokens=self.usage.prompt_tokens,
+                cached_tokens=self.usage.cached_tokens,
+                completion_tokens=self.usage.completion_tokens,
+                queue_ms=self._queue_ms,
+                ttft_ms=self._ttft_ms,
+                itl_p95_ms=percentile_95(self._gaps_ms),
+                wall_ms=wall_ms,
+            )
+        )
+
+    def _fail(self, error: LmxError) -> None:
+        self._release()
+        self._record(
+            ev.RequestFailed(
+                status=error.status,
+                code=error.code,
+                message=error.message,
+                prompt_tokens=self.usage.prompt_tokens,
+                completion_tokens=self.usage.completion_tokens,
+                wall_ms=elapsed_ms(self._received_ns),
+            )
+        )
+
+    def _engine_failure(self, error: EngineError) -> EngineFailed:
+        ticket = self.model.exit_ticket if isinstance(error, WorkerDied) else None
+        self._cause = ticket or self._cause
+        return EngineFailed(
+            f"{error}; the request is not to blame, send it again", cause_seq=ticket.seq if ticket else None
+        )
+
+    def _cancel(self, stream: EngineStream) -> None:
+        for worker, own in self._streams:
+            if own is stream:
+                worker.cancel(stream)
+
+    def _release(self) -> None:
+        self._phase = Phase.ENDED
+        for worker, stream in self._streams:
+            worker.cancel(stream)
+        self._place.leave()
+
+    def _record(self, data: ev.EventData) -> ev.Ticket:
+        return self._ledger.emit(
+            ev.Event(
+                data=data,
+                stream=f"request:{self.request.id}",
+                request=self.request.id,
+                session=self.request.session,
+                model=self.model.id,
+                cause=self._cause,
+            )
+        )
+
+
+def _with_seed(sampling: Sampling, seed: int) -> Sampling:
+    return msgspec.structs.replace(sampling, seed=seed & 0xFFFFFFFFFFFFFFFF)

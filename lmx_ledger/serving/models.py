@@ -1,0 +1,116 @@
+"""The models that are served: their names, their state, and the worker behind each."""
+
+import asyncio
+import enum
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from lmx_ledger.core.clock import rfc3339
+from lmx_ledger.core.errors import ModelNotFound, ModelUnavailable
+from lmx_ledger.core.events import Ticket
+from lmx_ledger.engine.client import Worker
+from lmx_ledger.serving.queue import AdmissionQueue
+from lmx_ledger.serving.structure import PLAIN
+from lmx_ledger.serving.text import TextModel
+
+
+class ModelState(enum.Enum):
+    """Residency, in the contract's words."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    RESIDENT = "resident"
+    FAILED = "failed"
+
+
+class ServedModel:
+    """One model. The supervisor changes its state and worker, serving reads them and owns its queue."""
+
+    def __init__(self, id: str, path: str, aliases: Sequence[str], queue: AdmissionQueue) -> None:  # noqa: A002
+        self.id = id
+        self.path = path
+        self.aliases = tuple(aliases)
+        self.queue = queue
+        self.state = ModelState.UNLOADED
+        self.failure: str | None = None
+        self.text: TextModel | None = None
+        self.worker: Worker | None = None
+        self.dialect = PLAIN
+        self.silent: frozenset[int] = frozenset()
+        self.vocab = 0
+        self.context = 0
+        self.weights_bytes = 0
+        self.last_used_us: int | None = None
+        self.loaded_seq: int | None = None
+        self.exit_ticket: Ticket | None = None
+        self.settled = asyncio.Event()
+        """Set once the first load has succeeded or failed: from then on what the model can do is known."""
+
+    @property
+    def in_flight(self) -> int:
+        """Streams in its engine."""
+        return self.queue.running
+
+    def unavailable(self, retry_after_s: int) -> ModelUnavailable:
+        """The refusal while it has failed."""
+        return ModelUnavailable(
+            f"{self.id} cannot be served: {self.failure}",
+            cause_seq=self.exit_ticket.seq if self.exit_ticket else None,
+            retry_after_s=retry_after_s,
+        )
+
+    def public(self) -> dict[str, Any]:
+        """The form of `/lmx/models`."""
+        return {
+            "id": self.id,
+            "aliases": list(self.aliases),
+            "path": self.path,
+            "state": self.state.value,
+            "failure": self.failure,
+            "architecture": self.text.architecture if self.text else None,
+            "weights_bytes": self.weights_bytes,
+            "resident_bytes": self.weights_bytes if self.state is ModelState.RESIDENT else 0,
+            "in_flight": self.in_flight,
+            "waiting": self.queue.waiting,
+            "last_used": rfc3339(self.last_used_us) if self.last_used_us else None,
+            "context": self.context,
+            "worker_pid": self.worker.pid if self.worker else None,
+        }
+
+
+class ModelTable:
+    """All served models, found by id or alias; the first one serves requests that name none."""
+
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self._models = {model.id: model for model in models}
+
+    def all(self) -> list[ServedModel]:
+        """In the order of the configuration."""
+        return list(self._models.values())
+
+    def find(self, name: str | None) -> ServedModel:
+        """The model of that id, of an alias that matches, or the first.
+
+        Raises:
+            ModelNotFound: there is none; the message lists those that exist.
+        """
+        models = self.all()
+        if name is None:
+            return models[0]
+        if name in self._models:
+            return self._models[name]
+        for model in models:
+            if any(fnmatchcase(name, alias) for alias in model.aliases):
+                return model
+        known = ", ".join(model.id for model in models)
+        raise ModelNotFound(f"there is no model {name[:200]!r}; there are: {known}", param="model")
+
+    def readiness(self) -> tuple[str, str]:
+        """The contract's status word for `/readyz` and the reason."""
+        models = self.all()
+        if any(model.state is ModelState.RESIDENT for model in models):
+            return "ok", ""
+        if any(model.state in {ModelState.LOADING, ModelState.UNLOADED} for model in models):
+            return "loading", "loading " + ", ".join(m.id for m in models if m.state is ModelState.LOADING)
+        return "unavailable", "; ".join(f"{m.id}: {m.failure}" for m in models)

@@ -1,0 +1,120 @@
+"""Admission: a fixed number of places in the engine, a bounded line in front of them, first come first served."""
+
+import asyncio
+import math
+from collections import deque
+
+from lmx_ledger.core.errors import QueueFull
+
+
+class Place:
+    """One request's claim on `size` places of the engine. `admitted` resolves when they are its own."""
+
+    def __init__(self, queue: "AdmissionQueue", size: int) -> None:
+        self.size = size
+        self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue = queue
+
+    @property
+    def position(self) -> int:
+        """1 for the next in line, 0 once admitted."""
+        return 0 if self.admitted.done() else self._queue.position_of(self)
+
+    def refuse(self, error: Exception) -> None:
+        """Turn it away; whoever waits for it gets the error."""
+        if not self.admitted.done():
+            self.admitted.set_exception(error)
+            self.admitted.exception()
+
+    def leave(self) -> None:
+        """Give the places, or the place in line, to the next; harmless when repeated."""
+        self._queue.release(self)
+
+
+class AdmissionQueue:
+    """The line of one model. While closed (no worker serves it) nobody is admitted, and nobody is sent away for it."""
+
+    def __init__(self, max_running: int, max_waiting: int) -> None:
+        self._max_running = max_running
+        self._max_waiting = max_waiting
+        self._waiting: deque[Place] = deque()
+        self._admitted: set[Place] = set()
+        self._open = False
+        self._mean_wall_s = 1.0
+
+    @property
+    def running(self) -> int:
+        """Places taken."""
+        return sum(place.size for place in self._admitted)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in line."""
+        return len(self._waiting)
+
+    def position_of(self, place: Place) -> int:
+        """Its position in line, 1 for the next."""
+        return self._waiting.index(place) + 1
+
+    def enter(self, size: int) -> Place:
+        """Join the line, or go straight in where nobody waits and there is room.
+
+        Raises:
+            QueueFull: the line is at its bound; `retry_after_s` is when a place should be free.
+        """
+        place = Place(self, size)
+        if not self._waiting and self._fits(place):
+            self._admit(place)
+        elif len(self._waiting) >= self._max_waiting:
+            retry = self.retry_after_s()
+            raise QueueFull(
+                f"{self.running} streams are running and {self.waiting} requests wait; retry in {retry} s",
+                lmx={"running": self.running, "waiting": self.waiting},
+                retry_after_s=retry,
+            )
+        else:
+            self._waiting.append(place)
+        return place
+
+    def release(self, place: Place) -> None:
+        """See `Place.leave`."""
+        if place in self._admitted:
+            self._admitted.remove(place)
+            self._pump()
+        elif place in self._waiting:
+            self._waiting.remove(place)
+            self._pump()
+
+    def open(self) -> None:
+        """Admit: a worker serves the model."""
+        self._open = True
+        self._pump()
+
+    def close(self) -> None:
+        """Admit nobody for now; who waits goes on waiting."""
+        self._open = False
+
+    def refuse_waiting(self, error: Exception) -> None:
+        """Turn away everybody in line."""
+        while self._waiting:
+            self._waiting.popleft().refuse(error)
+
+    def finished(self, wall_s: float) -> None:
+        """Learn how long a request takes, for `retry_after_s` (exponential mean over about ten)."""
+        self._mean_wall_s += 0.1 * (wall_s - self._mean_wall_s)
+
+    def retry_after_s(self) -> int:
+        """Seconds until somebody who comes now should find a place, between 1 and 60."""
+        rounds = (self.waiting + 1) / self._max_running
+        return max(1, min(60, math.ceil(rounds * self._mean_wall_s)))
+
+    def _fits(self, place: Place) -> bool:
+        return self._open and self.running + place.size <= self._max_running
+
+    def _admit(self, place: Place) -> None:
+        self._admitted.add(place)
+        place.admitted.set_result(None)
+
+    def _pump(self) -> None:
+        while self._waiting and self._fits(self._waiting[0]):
+            self._admit(self._waiting.popleft())

@@ -1,0 +1,56 @@
+"""How fast it goes just now: tokens per second and time to the first token, over the recent past."""
+
+from collections import deque
+from typing import Final
+
+from lmx_ledger.core.clock import mono_ns
+
+_WINDOW_NS: Final = 10_000_000_000
+_RECENT: Final = 256
+
+
+class Rates:
+    """Sliding counts, in memory only; the ledger has what happened, this is what a status page shows."""
+
+    def __init__(self) -> None:
+        self._decoded: deque[tuple[int, int]] = deque()
+        self._first: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)
+
+    def decoded(self, tokens: int) -> None:
+        """Some tokens were drawn."""
+        now = mono_ns()
+        self._decoded.append((now, tokens))
+        self._forget(now)
+
+    def first_token(self, ttft_ms: float, prefill_ms: float, prompt_tokens: int) -> None:
+        """A request had its first token."""
+        self._first.append((ttft_ms, prefill_ms, prompt_tokens))
+
+    @property
+    def decode_tps(self) -> float:
+        """Tokens drawn per second over the last ten seconds, all streams together."""
+        self._forget(mono_ns())
+        return round(sum(tokens for _, tokens in self._decoded) / (_WINDOW_NS / 1e9), 1)
+
+    @property
+    def prefill_tps(self) -> float | None:
+        """Prompt tokens per second of prefill over recent requests; None before the first."""
+        ms = sum(prefill for _, prefill, _ in self._first)
+        return round(sum(tokens for _, _, tokens in self._first) / (ms / 1e3), 1) if ms else None
+
+    @property
+    def ttft_p95_ms(self) -> float | None:
+        """95th percentile of the time to the first token over recent requests; None before the first."""
+        return percentile_95([ttft for ttft, _, _ in self._first])
+
+    def _forget(self, now: int) -> None:
+        while self._decoded and now - self._decoded[0][0] > _WINDOW_NS:
+            self._decoded.popleft()
+
+
+def percentile_95(values: list[float]) -> float | None:
+    """The nearest-rank 95th percentile; None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return round(ordered[min(len(ordered) - 1, len(ordered) * 95 // 100)], 3)

@@ -1,0 +1,190 @@
+"""Where every API face brings its requests: validation against the model, admission, what is in flight."""
+
+import asyncio
+
+from lmx_ledger.core import events as ev
+from lmx_ledger.core.clock import elapsed_ms, mono_ns
+from lmx_ledger.core.config import Config
+from lmx_ledger.core.errors import Draining, InvalidRequest, QueueFull
+from lmx_ledger.serving.answer import Answer, Recorder
+from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
+from lmx_ledger.serving.prompt import prepare, shape_of
+from lmx_ledger.serving.rates import Rates
+from lmx_ledger.serving.request import GenerationRequest
+from lmx_ledger.serving.text import TextModel
+
+_RETRY_UNAVAILABLE_S = 10
+
+
+class Serving:
+    """All models behind one door. `begin` refuses before any work is spent; the rest is the answer's."""
+
+    def __init__(self, models: ModelTable, ledger: Recorder, config: Config) -> None:
+        self.models = models
+        self.draining: ev.Ticket | None = None
+        self._ledger = ledger
+        self._config = config
+        self.rates = Rates()
+        self._waiting_for_load = 0
+        self._answers: set[Answer] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests between `begin` and their end."""
+        return len(self._answers)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a place."""
+        return sum(model.queue.waiting for model in self.models.all())
+
+    async def begin(self, request: GenerationRequest) -> Answer:
+        """Check the request against its model, and give it a place or a place in line.
+
+        The answer is ended when the calling task is, whatever becomes of it.
+
+        Raises:
+            LmxError: it is refused; nothing was spent on it.
+        """
+        received_ns = mono_ns()
+        model = self.models.find(request.model)
+        received = self._emit(request, model, _received(request))
+        try:
+            text = await self._servable(model)
+            self._check_against(request, model, text)
+            ceiling = min(model.context, self._config.context.max_tokens)
+            prepared = await prepare(request, model, text, ceiling)
+            self._refuse_if_draining()
+        except asyncio.CancelledError:
+            gone = ev.RequestCancelled(
+                phase="queue",
+                reason="client_gone",
+                prompt_tokens=0,
+                completion_tokens=0,
+                wall_ms=elapsed_ms(received_ns),
+            )
+            self._emit(request, model, gone, cause=received)
+            raise
+        place = model.queue.enter(request.choices)
+        answer = Answer(request, model, text, prepared, place, self._ledger, self.rates, received_ns, received)
+        self._watch(answer)
+        if request.max_tokens is not None and prepared.max_tokens < request.max_tokens:
+            clamped = ev.RequestDegraded(
+                reason="max_tokens_clamped", asked=request.max_tokens, given=prepared.max_tokens
+            )
+            self._emit(request, model, clamped, cause=model.loaded_seq)
+        return answer
+
+    def refuse_waiting(self, ticket: ev.Ticket) -> None:
+        """Turn away everybody in line: the daemon drains."""
+        for model in self.models.all():
+            model.queue.refuse_waiting(Draining("the daemon is draining", cause_seq=ticket.seq, retry_after_s=5))
+
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Whether nothing is in flight any more, within the time."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def end_all(self, reason: str) -> int:
+        """End everything in flight; how many that were."""
+        answers = list(self._answers)
+        for answer in answers:
+            answer.end(reason)
+        return len(answers)
+
+    def _watch(self, answer: Answer) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks
+        self._answers.add(answer)
+        self._idle.clear()
+
+        def ended(task: asyncio.Task[object]) -> None:
+            broken = not task.cancelled() and task.exception() is not None
+            answer.end("server_error" if broken else "client_gone")
+            self._answers.discard(answer)
+            if not self._answers:
+                self._idle.set()
+
+        task.add_done_callback(ended)
+
+    def _check_against(self, request: GenerationRequest, model: ServedModel, text: TextModel) -> None:
+        sampling = request.sampling
+        if request.choices > self._config.queue.max_choices:
+            raise InvalidRequest(
+                f"{request.choices} choices are asked for; at most {self._config.queue.max_choices} are given",
+                param="n",
+            )
+        if model.vocab and sampling.top_k > model.vocab:
+            raise InvalidRequest(
+                f"top_k is {sampling.top_k} and {model.id} knows {model.vocab} tokens; give fewer, or 0 for all",
+                param="top_k",
+            )
+        vocab = model.vocab or text.tokenizer.get_vocab_size()
+        if any(not 0 <= token < vocab for token in sampling.logit_bias):
+            raise InvalidRequest(f"logit_bias names a token outside 0 to {vocab - 1}", param="logit_bias")
+
+    async def _servable(self, model: ServedModel) -> TextModel:
+        """The model's text side, after its first load; as many may wait for that as for a place."""
+        self._refuse_if_draining()
+        if not model.settled.is_set():
+            if self._waiting_for_load >= self._config.queue.max_waiting:
+                raise QueueFull(f"{model.id} is loading and {self._waiting_for_load} requests wait", retry_after_s=5)
+            self._waiting_for_load += 1
+            try:
+                await model.settled.wait()
+            finally:
+                self._waiting_for_load -= 1
+        if model.state is ModelState.FAILED or model.text is None:
+            raise model.unavailable(_RETRY_UNAVAILABLE_S)
+        return model.text
+
+    def _refuse_if_draining(self) -> None:
+        if self.draining is not None:
+            raise Draining(
+                "the daemon is draining and admits nothing new; retry on its successor",
+                cause_seq=self.draining.seq,
+                retry_after_s=5,
+            )
+
+    def _emit(
+        self, request: GenerationRequest, model: ServedModel, data: ev.EventData, cause: ev.Cause = None
+    ) -> ev.Ticket:
+        return self._ledger.emit(
+            ev.Event(
+                data=data,
+                stream=f"request:{request.id}",
+                request=request.id,
+                session=request.session,
+                model=model.id,
+                cause=cause,
+            )
+        )
+
+
+def _received(request: GenerationRequest) -> ev.RequestReceived:
+    shape = shape_of(request.prompt)
+    sampling = request.sampling
+    return ev.RequestReceived(
+        route=request.route,
+        stream=request.stream,
+        messages=shape.messages,
+        tools=shape.tools,
+        chars=shape.chars,
+        prompt_sha256=shape.sha256,
+        client=request.client,
+        client_request_id=request.client_request_id,
+        sampling={
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "seed": sampling.seed,
+            "n": request.n,
+            "max_tokens": request.max_tokens,
+        },
+    )
