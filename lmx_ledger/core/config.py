@@ -28,6 +28,16 @@ Bytes = Annotated[int, BeforeValidator(_size), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address or name can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -150,16 +160,6 @@ class Config(_Section):
             if name in server:
                 server[name] = len(server[name])
         return out
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or name can only be reached from this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def load_config(file: Path | None, overrides: dict[str, dict[str, Any]] | None = None) -> Config:

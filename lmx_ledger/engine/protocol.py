@@ -96,6 +96,12 @@ class Dialect(msgspec.Struct, frozen=True, array_like=True):
     think_start: str | None
     think_end: str | None
 
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Every marker it has."""
+        found = (self.tool_start, self.tool_end, self.think_start, self.think_end)
+        return tuple(marker for marker in found if marker)
+
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     """The model is resident and its first forward pass has run."""

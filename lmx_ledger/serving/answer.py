@@ -96,6 +96,11 @@ class Answer:
             raise failure from error
         self._finish()
 
+    @property
+    def in_engine(self) -> bool:
+        """Whether the worker has streams of it."""
+        return self._phase in {Phase.PREFILL, Phase.DECODE}
+
     def end(self, reason: str) -> None:
         """Let go of place and streams. A request that had not ended by itself is recorded as cancelled for `reason`.
 

@@ -63,7 +63,7 @@ class ChoiceText:
         self._fed_chars += len(rest)
         first = self._sort(self._splitter.feed(rest), calls)
         last = self._sort(self._splitter.finish(), calls)
-        content = first[0] + last[0] + ("" if self._stops.stopped else self._stops.finish())
+        content = first[0] + last[0] + self._stops.finish()
         return Shown(content, first[1] + last[1], calls, self._released(), self._stops.stopped)
 
     def _sort(self, stretches: list[Stretch], calls: list[Stretch]) -> tuple[str, str]:

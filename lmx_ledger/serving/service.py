@@ -77,6 +77,10 @@ class Serving:
             self._emit(request, model, clamped, cause=model.loaded_seq)
         return answer
 
+    def requests_of(self, model: ServedModel) -> list[str]:
+        """Ids of the requests that the model's worker has."""
+        return sorted(a.request.id for a in self._answers if a.model is model and a.in_engine)
+
     def refuse_waiting(self, ticket: ev.Ticket) -> None:
         """Turn away everybody in line: the daemon drains."""
         for model in self.models.all():

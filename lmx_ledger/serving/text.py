@@ -62,12 +62,12 @@ class TextModel:
         """Token ids; `special` adds the tokens that a raw prompt begins with (a template writes its own)."""
         return self.tokenizer.encode(text, add_special_tokens=special).ids
 
-    def silent_ids(self, markers: tuple[str | None, ...]) -> frozenset[int]:
+    def silent_ids(self, markers: tuple[str, ...]) -> frozenset[int]:
         """Control tokens whose text nobody should see: all special ones but the dialect's markers."""
         return frozenset(
             number
             for number, token in self.tokenizer.get_added_tokens_decoder().items()
-            if token.special and not any(marker and token.content in marker for marker in markers)
+            if token.special and not any(token.content in marker for marker in markers)
         )
 
     def token_bytes(self, token: int) -> bytes:

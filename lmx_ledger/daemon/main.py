@@ -1,0 +1,298 @@
+"""The daemon, composed: socket, ledger, models, HTTP; and the order in which it all starts and stops."""
+
+import asyncio
+import os
+import platform
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.run import worker_serve
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.config import Sockets
+
+from lmx_ledger import __version__
+from lmx_ledger.core import events as ev
+from lmx_ledger.core.clock import elapsed_ms, mono_ns, rfc3339, utc_us
+from lmx_ledger.core.config import Config
+from lmx_ledger.core.errors import StartupError
+from lmx_ledger.core.ids import new_ulid
+from lmx_ledger.daemon import demo, runfile
+from lmx_ledger.daemon.banner import banner
+from lmx_ledger.daemon.socket import listen
+from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
+from lmx_ledger.ledger.query import Reader
+from lmx_ledger.ledger.writer import Ledger
+from lmx_ledger.memory.limit import limit_bytes
+from lmx_ledger.server.app import create_app
+from lmx_ledger.server.context import Context
+from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
+from lmx_ledger.serving.queue import AdmissionQueue
+from lmx_ledger.serving.service import Serving
+
+_HEADER_BYTES = 64 * 1024
+_KEEP_ALIVE_S = 60
+
+
+def run(config: Config, *, source: Path | None, via: str) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status.
+
+    Raises:
+        StartupError: it cannot start; one line says why and what to do.
+    """
+    prepare_home(config.home)
+    sock = listen(config.server.host, config.server.port)
+    with sock:
+        return asyncio.run(Daemon(config, source, via).serve(sock))
+
+
+def prepare_home(home: Path) -> None:
+    """Make the home folder, 0700, and see that it can be written.
+
+    Raises:
+        StartupError: it cannot.
+    """
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = home / f".write-{os.getpid()}"
+        probe.touch(mode=0o600)
+        probe.unlink()
+    except OSError as error:
+        raise StartupError(
+            f"{home} cannot be written ({error.strerror}); "
+            "give this user the folder, or name another one with --home or LMX_HOME"
+        ) from None
+
+
+class Daemon:
+    """One run, from the first event to `daemon.stopped`."""
+
+    def __init__(self, config: Config, source: Path | None, via: str) -> None:
+        self.config = config
+        self.state = "starting"
+        self._source = source
+        self._via = via
+        self._boot = new_ulid()
+        self._began_ns = mono_ns()
+        self._supervisor = Supervisor([])
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._stop_reason = ""
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the start."""
+        return elapsed_ms(self._began_ns) / 1e3
+
+    @property
+    def limit_bytes(self) -> int:
+        """The memory limit in force."""
+        return limit_bytes(self.config.memory.limit, self._supervisor.recommended_bytes)
+
+    @property
+    def used_bytes(self) -> int:
+        """What the workers hold."""
+        return self._supervisor.used_bytes
+
+    async def serve(self, sock: socket.socket) -> int:
+        """The whole run.
+
+        Raises:
+            StartupError: no model could be loaded.
+        """
+        self._handle_signals()
+        path = self.config.home / "ledger.db"
+        ledger = Ledger.open(path, boot=self._boot, synchronous=self.config.ledger.synchronous)
+        reader = Reader.open(path)
+        try:
+            started = await self._open_history(ledger, reader)
+            rules = await ledger.commit(
+                _daemon_event(
+                    ev.ConfigLoaded(source=str(self._source) if self._source else None, changed=self.config.changed()),
+                    cause=started,
+                )
+            )
+            return await self._serve(sock, ledger, reader, rules or 0)
+        finally:
+            await asyncio.to_thread(ledger.close)
+            reader.close()
+
+    async def _open_history(self, ledger: Ledger, reader: Reader) -> int | None:
+        for run in await asyncio.to_thread(reader.unfinished_runs, self._boot):
+            if _still_runs(run.pid, run.started_us):
+                continue
+            crashed = ev.DaemonCrashDetected(
+                boot=run.boot,
+                pid=run.pid,
+                last_seq=run.last_seq,
+                last_time=rfc3339(run.last_time_us),
+                last_acts=run.last_acts,
+            )
+            await ledger.commit(_daemon_event(crashed, cause=run.last_seq))
+        return await ledger.commit(
+            _daemon_event(
+                ev.DaemonStarted(
+                    version=__version__,
+                    pid=os.getpid(),
+                    host=self.config.server.host,
+                    port=self.config.server.port,
+                    platform=platform.platform(),
+                    python=platform.python_version(),
+                )
+            )
+        )
+
+    async def _serve(self, sock: socket.socket, ledger: Ledger, reader: Reader, rules: int) -> int:
+        models = self._models()
+        table = ModelTable(models)
+        serving = Serving(table, ledger, self.config)
+        self._supervisor = Supervisor([ModelKeeper(m, serving, ledger, self.config) for m in models])
+        context = Context(
+            serving=serving,
+            ledger=ledger,
+            reader=reader,
+            config=self.config,
+            daemon=self,
+            boot=self._boot,
+            rules_seq=rules,
+            started_s=utc_us() // 1_000_000,
+        )
+        closing = asyncio.Event()
+        http = asyncio.create_task(
+            worker_serve(
+                ASGIWrapper(create_app(context)),
+                _hypercorn_config(),
+                sockets=Sockets([], [sock], []),
+                shutdown_trigger=closing.wait,
+            )
+        )
+        file = self._write_run_file()
+        try:
+            self._supervisor.start(rules)
+            await self._until_ready(table, ledger, rules)
+            await self._stop.wait()
+            await self._drain(serving, ledger)
+        finally:
+            self.state = "stopping"
+            await self._supervisor.stop()
+            closing.set()
+            await http
+            file.unlink(missing_ok=True)
+            await ledger.commit(
+                _daemon_event(ev.DaemonStopped(reason=self._stop_reason or "failed", uptime_s=round(self.uptime_s, 3)))
+            )
+        return 0
+
+    def _models(self) -> list[ServedModel]:
+        queue = self.config.queue
+        named = [(m.id, m.path, m.aliases) for m in self.config.models] or [
+            (demo.ID, str(demo.ensure(self.config.home)), [])
+        ]
+        return [ServedModel(i, p, a, AdmissionQueue(queue.max_running, queue.max_waiting)) for i, p, a in named]
+
+    async def _until_ready(self, table: ModelTable, ledger: Ledger, rules: int) -> None:
+        settled = asyncio.create_task(self._supervisor.settled())
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({settled, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        settled.cancel()
+        stopped.cancel()
+        if self._stop.is_set():
+            return
+        resident = [m.id for m in table.all() if m.state is ModelState.RESIDENT]
+        failed = [f"{m.id}: {m.failure}" for m in table.all() if m.state is ModelState.FAILED]
+        if not resident:
+            self._stop_reason = "no model could be loaded"
+            raise StartupError("no model could be loaded: " + "; ".join(failed))
+        for line in failed:
+            print(f"lmx: not served: {line}", file=sys.stderr)  # noqa: T201 - the operator's terminal
+        self.state = "running"
+        url = self._url()
+        await ledger.commit(
+            _daemon_event(ev.DaemonReady(url=url, models=resident, startup_ms=elapsed_ms(self._began_ns)), cause=rules)
+        )
+        print(banner(url, table.all(), self.config), flush=True)  # noqa: T201 - the start-up output is for people
+
+    async def _drain(self, serving: Serving, ledger: Ledger) -> None:
+        self.state = "draining"
+        began, timeout_s = mono_ns(), self.config.server.drain_timeout
+        draining = _daemon_event(
+            ev.DaemonDraining(reason=self._stop_reason, in_flight=serving.in_flight, timeout_s=timeout_s)
+        )
+        serving.draining = ticket = ledger.emit(draining)
+        await ledger.seq_of(ticket)
+        serving.refuse_waiting(ticket)
+        cancelled = 0
+        if not await self._idle_in_time(serving, timeout_s):
+            cancelled = serving.end_all("daemon_stopped")
+            await serving.wait_idle(1.0)
+        await ledger.commit(_daemon_event(ev.DaemonDrained(cancelled=cancelled, ms=elapsed_ms(began)), cause=ticket))
+
+    async def _idle_in_time(self, serving: Serving, timeout_s: float) -> bool:
+        idle = asyncio.create_task(serving.wait_idle(timeout_s))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({idle, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if idle.done():
+            return idle.result()
+        idle.cancel()
+        return False
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        """The first one drains; a second one waits for nobody."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop_reason = self._stop_reason or number.name
+        self._stop.set()
+
+    def _url(self) -> str:
+        host = self.config.server.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.config.server.port}"
+
+    def _write_run_file(self) -> Path:
+        return runfile.write(
+            self.config.home,
+            runfile.RunFile(
+                pid=os.getpid(),
+                create_time=psutil.Process().create_time(),
+                host=self.config.server.host,
+                port=self.config.server.port,
+                url=self._url(),
+                boot=self._boot,
+                profile="desktop",
+                started=rfc3339(utc_us()),
+            ),
+        )
+
+
+def _daemon_event(data: ev.EventData, cause: ev.Cause = None) -> ev.Event:
+    return ev.Event(data=data, stream="daemon", cause=cause)
+
+
+def _still_runs(pid: int, started_us: int) -> bool:
+    """Whether that daemon lives: a process of that pid that began no later than its first event (two share a home)."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() * 1e6 <= started_us + 1e6
+    except psutil.Error:
+        return False
+
+
+def _hypercorn_config() -> HypercornConfig:
+    config = HypercornConfig()
+    # start_server() listens anew with this backlog; 100 would reset a crowd.
+    config.backlog = 1024
+    config.h11_max_incomplete_size = _HEADER_BYTES
+    config.keep_alive_timeout = _KEEP_ALIVE_S
+    config.graceful_timeout = 1.0
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = None
+    return config

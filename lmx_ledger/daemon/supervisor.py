@@ -1,0 +1,214 @@
+"""Keeps a worker behind every model: loads it, notes how it dies, starts it again, slower each time it dies young."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Final
+
+from lmx_ledger.core import events as ev
+from lmx_ledger.core.clock import elapsed_ms, mono_ns
+from lmx_ledger.core.config import Config
+from lmx_ledger.engine.client import EngineError, Exit, Worker, describe
+from lmx_ledger.ledger.writer import Ledger
+from lmx_ledger.serving.models import ModelState, ServedModel
+from lmx_ledger.serving.service import Serving
+from lmx_ledger.serving.text import ModelFolderError, TextModel
+
+_DELAYS_S: Final = (0.0, 0.0, 0.5, 2.0, 5.0, 15.0, 30.0)
+_YOUNG_S: Final = 30.0
+_LOOP_DELAY_S: Final = 2.0
+
+
+class ModelKeeper:
+    """One model's worker, from the first load to the daemon's end."""
+
+    def __init__(self, model: ServedModel, serving: Serving, ledger: Ledger, config: Config) -> None:
+        self.model = model
+        self._serving = serving
+        self._ledger = ledger
+        self._config = config
+        self._young_deaths = 0
+        self._restarts = 0
+        self._last_exit: Exit | None = None
+
+    async def run(self, cause: ev.Cause) -> None:
+        """Load, and load again after each death, until cancelled. A folder that cannot be served is not tried again."""
+        reason = "configured"
+        while True:
+            began = mono_ns()
+            if not await self._load(reason, cause):
+                return
+            worker = self.model.worker
+            if worker is not None:
+                if self._restarts:
+                    restarted = ev.EngineRestarted(pid=worker.pid, attempt=self._restarts, ms=elapsed_ms(began))
+                    self._emit(restarted, cause)
+                serving_since = mono_ns()
+                await worker.exited
+                if elapsed_ms(serving_since) > _YOUNG_S * 1e3:
+                    self._young_deaths = 0
+            # The worker may have died before it was loaded; either way its exit is recorded by now.
+            self._young_deaths += 1
+            self._restarts += 1
+            reason, cause = "restart", self.model.exit_ticket
+            await self._pause()
+
+    async def stop(self) -> None:
+        """End the worker; the model is unloaded."""
+        self.model.queue.close()
+        if (worker := self.model.worker) is not None:
+            await worker.stop()
+            self.model.state = ModelState.UNLOADED
+            self._emit(ev.ModelUnloaded(reason="daemon_stopped"), None)
+
+    async def _load(self, reason: str, cause: ev.Cause) -> bool:
+        """Make the model resident. False: never, its files or its architecture cannot be served."""
+        model, engine = self.model, self._config.engine
+        model.state = ModelState.LOADING
+        began = mono_ns()
+        try:
+            text = await asyncio.to_thread(_read_text, model.path)
+        except ModelFolderError as error:
+            await self._failed(str(error), cause)
+            return False
+        started = ev.ModelLoadStarted(path=str(text.folder), weights_bytes=text.weights_bytes, reason=reason)
+        cause = await self._commit(started, cause) or cause
+        worker: Worker | None = None
+        try:
+            worker = await Worker.start(engine.blas, self._on_exit)
+            self._note_start(worker, cause)
+            loaded = await worker.load(
+                str(text.folder),
+                prefill_step=engine.prefill_step,
+                max_running=self._config.queue.max_running,
+                timeout_s=engine.load_timeout,
+            )
+        except EngineError as error:
+            if worker is None or not worker.alive:
+                # It died; the exit is recorded and the caller tries again.
+                if self._young_deaths + 1 < len(_DELAYS_S):
+                    return True
+            else:
+                await worker.stop()
+            await self._failed(str(error), cause)
+            return False
+        model.text, model.worker = text, worker
+        model.dialect = loaded.dialect
+        model.silent = text.silent_ids(loaded.dialect.markers)
+        model.vocab, model.context, model.weights_bytes = loaded.vocab, text.context, loaded.weights_bytes
+        resident = ev.ModelLoaded(
+            weights_bytes=loaded.weights_bytes,
+            context=text.context,
+            vocab=loaded.vocab,
+            architecture=loaded.architecture,
+            ms=elapsed_ms(began),
+        )
+        model.loaded_seq = await self._commit(resident, cause)
+        if worker.alive:
+            model.state, model.failure = ModelState.RESIDENT, None
+            model.settled.set()
+            model.queue.open()
+        return True
+
+    def _note_start(self, worker: Worker, cause: ev.Cause) -> None:
+        hello = worker.hello
+        assert hello is not None  # noqa: S101 - start() returns only behind the hello
+        self._emit(
+            ev.EngineStarted(
+                pid=worker.pid,
+                mlx=hello.mlx,
+                mlx_lm=hello.mlx_lm,
+                device=hello.device,
+                blas=hello.blas,
+                ms=worker.age_ms,
+            ),
+            cause,
+        )
+
+    async def _failed(self, why: str, cause: ev.Cause) -> None:
+        self.model.state, self.model.failure = ModelState.FAILED, why
+        self.model.queue.close()
+        await self._commit(ev.ModelLoadFailed(path=self.model.path, error=why[:2000]), cause)
+        self.model.settled.set()
+        self.model.queue.refuse_waiting(self.model.unavailable(10))
+
+    def _on_exit(self, worker: Worker, died: Exit) -> None:
+        """Called once per worker, before its streams learn of its end."""
+        self._last_exit = died
+        self.model.queue.close()
+        data = ev.EngineExited(
+            pid=died.pid,
+            code=died.code,
+            signal=died.signal,
+            stderr_tail=died.stderr_tail,
+            last_acts=died.last_acts,
+            expected=died.expected,
+            in_flight=self._serving.requests_of(self.model),
+        )
+        severity = ev.Severity.INFO if died.expected else None
+        self.model.exit_ticket = self._ledger.emit(
+            ev.Event(data=data, stream=f"model:{self.model.id}", model=self.model.id, severity=severity)
+        )
+        if self.model.worker is worker:
+            self.model.worker = None
+            if not died.expected:
+                self.model.state = ModelState.LOADING
+
+    async def _pause(self) -> None:
+        """Wait before the next start. From two seconds on nobody is kept waiting for it: the model is unavailable."""
+        delay_s = _DELAYS_S[min(self._young_deaths, len(_DELAYS_S)) - 1]
+        if delay_s >= _LOOP_DELAY_S and self._last_exit is not None:
+            self.model.failure = f"{describe(self._last_exit)}; {self._young_deaths} deaths in a row, next start soon"
+            self.model.state = ModelState.FAILED
+            self.model.settled.set()
+            self.model.queue.refuse_waiting(self.model.unavailable(int(delay_s) + 1))
+        await asyncio.sleep(delay_s)
+
+    def _emit(self, data: ev.EventData, cause: ev.Cause) -> ev.Ticket:
+        return self._ledger.emit(self._event(data, cause))
+
+    async def _commit(self, data: ev.EventData, cause: ev.Cause) -> int | None:
+        return await self._ledger.commit(self._event(data, cause))
+
+    def _event(self, data: ev.EventData, cause: ev.Cause) -> ev.Event:
+        return ev.Event(data=data, stream=f"model:{self.model.id}", model=self.model.id, cause=cause)
+
+
+def _read_text(path: str) -> TextModel:
+    return TextModel(Path(path).expanduser().absolute())
+
+
+class Supervisor:
+    """All keepers, each in a task of its own."""
+
+    def __init__(self, keepers: list[ModelKeeper]) -> None:
+        self._keepers = keepers
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, cause: ev.Cause) -> None:
+        """Begin to load every model."""
+        self._tasks = [asyncio.create_task(keeper.run(cause)) for keeper in self._keepers]
+
+    async def settled(self) -> None:
+        """Until every model is resident or has failed."""
+        await asyncio.gather(*(keeper.model.settled.wait() for keeper in self._keepers))
+
+    async def stop(self) -> None:
+        """End every worker."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await asyncio.gather(*(keeper.stop() for keeper in self._keepers))
+
+    @property
+    def used_bytes(self) -> int:
+        """What the workers' allocators hold."""
+        return sum(keeper.model.worker.active_bytes for keeper in self._keepers if keeper.model.worker)
+
+    @property
+    def recommended_bytes(self) -> int:
+        """Metal's recommended working set as a worker read it; 0 where there is none, or no worker yet."""
+        hellos = [k.model.worker.hello for k in self._keepers if k.model.worker and k.model.worker.hello]
+        return max((hello.recommended_bytes for hello in hellos), default=0)

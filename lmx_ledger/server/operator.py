@@ -1,0 +1,128 @@
+"""The operators' routes under `/lmx`: never queued behind inference, never shed."""
+
+import asyncio
+from typing import Any, Final, Literal
+
+import msgspec
+from quart import Blueprint, Response, request
+from werkzeug.datastructures import MultiDict
+
+from lmx_ledger import __version__
+from lmx_ledger.core.clock import parse_rfc3339, utc_us
+from lmx_ledger.core.errors import InvalidRequest
+from lmx_ledger.core.events import Severity
+from lmx_ledger.core.units import parse_duration
+from lmx_ledger.ledger.query import EventFilter
+from lmx_ledger.server.context import Context
+
+_MAX_EVENTS: Final = 1000
+_DEFAULT_EVENTS: Final = 100
+_EXACT: Final = ("request", "session", "model", "incident", "boot")
+_KNOWN: Final = {"type", "severity", "cause", "since", "until", "order", "after", "limit", *_EXACT}
+
+
+def blueprint(context: Context) -> Blueprint:
+    """`/lmx/status`, `/lmx/models`, `/lmx/events`."""
+    face = Blueprint("operator", __name__)
+
+    @face.get("/lmx/status")
+    async def status() -> Response:
+        return _json(_status(context))
+
+    @face.get("/lmx/models")
+    async def models() -> Response:
+        return _json({"models": [model.public() for model in context.serving.models.all()]})
+
+    @face.get("/lmx/events")
+    async def events() -> Response:
+        wanted = read_filter(request.args)
+        # On another thread: a scan of the file must not stop the streams.
+        found = await asyncio.to_thread(context.reader.events, wanted)
+        more = found[-1].seq if len(found) == wanted.limit else None
+        return _json({"events": [event.public() for event in found], "next": more})
+
+    return face
+
+
+def _status(context: Context) -> dict[str, Any]:
+    serving, daemon = context.serving, context.daemon
+    limit, used = daemon.limit_bytes, daemon.used_bytes
+    return {
+        "version": __version__,
+        "boot": context.boot,
+        "profile": "desktop",
+        "port": context.config.server.port,
+        "state": daemon.state,
+        "stage": "normal",
+        "safe_mode": False,
+        "max_context_tokens": context.config.context.max_tokens,
+        "uptime_s": round(daemon.uptime_s, 3),
+        "in_flight": serving.in_flight,
+        "queued": serving.queued,
+        "decode_tps": serving.rates.decode_tps,
+        "prefill_tps": serving.rates.prefill_tps,
+        "ttft_p95_ms": serving.rates.ttft_p95_ms,
+        "memory": {"limit_bytes": limit, "used_bytes": used, "used_fraction": round(used / limit, 4)},
+        "models": [model.public() for model in serving.models.all()],
+        "ledger": {"seq": context.ledger.last_seq, "queue": context.ledger.queue_depth},
+    }
+
+
+def read_filter(arguments: MultiDict[str, str]) -> EventFilter:
+    """The query string of `/lmx/events` as a filter.
+
+    Raises:
+        InvalidRequest: a name that is no filter, or a value that cannot be one; `param` names it.
+    """
+    for name in arguments:
+        if name not in _KNOWN:
+            raise InvalidRequest(f"{name!r} is no filter; there are {', '.join(sorted(_KNOWN))}", param=name)
+    values: dict[str, Any] = {"types": tuple(arguments.getlist("type"))}
+    for name in _EXACT:
+        if name in arguments:
+            values[name] = arguments[name]
+    for name in ("cause", "after", "limit"):
+        if name in arguments:
+            values[name] = _number(name, arguments[name])
+    for name in ("since", "until"):
+        if name in arguments:
+            values[f"{name}_us"] = _moment(name, arguments[name])
+    if "severity" in arguments:
+        try:
+            values["severity"] = Severity.parse(arguments["severity"])
+        except ValueError as error:
+            raise InvalidRequest(str(error), param="severity") from None
+    order: Literal["asc", "desc"]
+    match arguments.get("order", "asc"):
+        case "asc":
+            order = "asc"
+        case "desc":
+            order = "desc"
+        case _:
+            raise InvalidRequest("order is asc or desc", param="order")
+    limit = values.pop("limit", _DEFAULT_EVENTS)
+    if not 1 <= limit <= _MAX_EVENTS:
+        raise InvalidRequest(f"limit goes from 1 to {_MAX_EVENTS}", param="limit")
+    return EventFilter(**values, order=order, limit=limit)
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise InvalidRequest(f"{name} is a whole number", param=name)
+    return int(text)
+
+
+def _moment(name: str, text: str) -> int:
+    try:
+        return utc_us() - int(parse_duration(text) * 1e6)
+    except ValueError:
+        # Not a duration back from now: a time then.
+        pass
+    try:
+        return parse_rfc3339(text)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(f"{name} is a duration back from now (10m) or an RFC 3339 time", param=name) from None
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), content_type="application/json")
