@@ -1,0 +1,57 @@
+# Everything is set up by the target that needs it; `uv` is used where it is installed, plain venv + pip where not.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PORT ?= 3456
+SERVE_FLAGS ?=
+
+.PHONY: help install serve test lint format docs demo-model lock test-system clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
+
+install: $(VENV)/.installed ## Set up .venv with everything that is pinned in requirements.lock
+
+$(VENV)/.installed: pyproject.toml requirements.lock scripts/check-platform.sh
+	@PYTHON="$(PYTHON)" sh scripts/check-platform.sh
+	@echo "Setting up $(VENV) (a minute, once)..."
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV) && \
+		uv pip install --quiet --python $(BIN)/python -c requirements.lock -e '.[dev]'; \
+	else \
+		"$(PYTHON)" -m venv $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'; \
+	fi
+	@touch $@
+
+serve: install ## Serve the embedded model on 127.0.0.1:3456, in the foreground
+	@exec $(BIN)/lmx serve start --foreground --port $(PORT) $(SERVE_FLAGS)
+
+test: install ## Pass every test
+	@command -v chromium >/dev/null 2>&1 || echo "chromium is missing: the browser test needs it; run: make test-system"
+	@$(BIN)/python -m pytest
+
+test-system: ## Install the Debian packages that tests use (needs root)
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null
+
+lint: install ## Style, types, docs in step with the code
+	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python scripts/generate_docs.py --check
+
+format: install ## Mend the style
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+
+docs: install ## Write the generated references under docs/ and config.example.toml
+	@$(BIN)/python scripts/generate_docs.py
+
+demo-model: install ## Write the demo model into the home folder anew
+	@$(BIN)/python -m lmx_ledger.daemon.demo
+
+lock: install ## Pin what .venv holds now
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+==' | sort -f > requirements.lock
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

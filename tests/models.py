@@ -1,0 +1,78 @@
+"""Models that tests are made of: real folders that mlx-lm loads, one random, one that says what a test needs it to say."""
+
+import itertools
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from tokenizers import AddedToken
+
+from lmx_ledger.engine.llama_folder import (
+    CHAT_TEMPLATE,
+    Shape,
+    byte_level_bpe,
+    random_weights,
+    write_llama,
+    write_random_model,
+)
+
+WORDS: Final = "the quick brown fox jumps over the lazy dog while every model pages its weights to disk and back again"
+
+SCRIPTS: Final = {
+    # What follows the end of an ordinary prompt.
+    "\n": ["Once", " upon", " a ti", "me, th", "e END", " of it"],
+    "<|tools|>": ["Calling.", "<tool_call>"],
+    "<tool_call>": ['{"name": "get_weather", "arguments": {"city": "Paris"}}', "</tool_call>"],
+    "<|broken|>": ["<tool", "_call>", "no call at all", "</tool", "_ca", "ll>"],
+    "<think>": ["I ponder", " deeply", "</think>", "\n\nForty", "-two"],
+    "<|bytes|>": ["â", "Ĥ", "¬", " is a euro", "Ã"],
+}
+ENDLESS: Final = ["la", " la", " lala"]
+TRIGGERS: Final = ("<|tools|>", "<|broken|>", "<|bytes|>", "<|endless|>")
+
+CHAIN_TEMPLATE: Final = (
+    CHAT_TEMPLATE
+    + "{%- if add_generation_prompt %}"
+    + "{%- if tools %}<|tools|>{% endif %}"
+    + "{%- if script %}{{ '<|' + script + '|>' }}{% endif %}"
+    + "{%- if think %}<think>{% endif %}"
+    + "{%- if refuse %}{{ raise_exception('not today') }}{% endif %}"
+    + "{% endif %}"
+)
+
+
+def write_test_model(folder: Path, *, seed: int = 7, layers: int = 2, context: int = 8192) -> Path:
+    """Random weights: what it says has no meaning, and is the same for the same seed."""
+    return write_random_model(folder, text=[WORDS], seed=seed, shape=Shape(layers=layers, context=context))
+
+
+def write_chain_model(folder: Path) -> Path:
+    """A Llama whose next token depends on the last one alone: it recites `SCRIPTS`, or `ENDLESS` without end.
+
+    Embeddings are one-hot and attention and MLP add nothing, so that the output layer is the transition table.
+    """
+    phrases = [p for script in (*SCRIPTS.values(), ENDLESS) for p in script]
+    tokenizer = byte_level_bpe([], vocab=259)
+    known = set(tokenizer.get_vocab())
+    plain = [p for p in dict.fromkeys(phrases) if p not in known]
+    tokenizer.add_tokens([AddedToken(p, special=False, normalized=False) for p in plain])
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in TRIGGERS])
+    number = {**tokenizer.get_vocab(), "\n": tokenizer.get_vocab()["Ċ"]}
+    vocab, eos = tokenizer.get_vocab_size(), number["<|im_end|>"]
+
+    shape = Shape(hidden=512, layers=1, heads=8, kv_heads=8, intermediate=16)
+    weights = random_weights(shape, vocab, seed=0)
+    table = np.zeros((vocab, shape.hidden), np.float32)
+    follows = {number[token]: eos for token in number}
+    for first, script in {**SCRIPTS, "<|endless|>": [*ENDLESS, ENDLESS[0]]}.items():
+        chain = [number[first], *(number[p] for p in script)]
+        follows |= dict(itertools.pairwise(chain))
+        if first != "<|endless|>" and script[-1] not in SCRIPTS:
+            follows[chain[-1]] = eos
+    for token, following in follows.items():
+        table[following, token] = 1
+    weights["model.embed_tokens.weight"] = np.eye(vocab, shape.hidden, dtype=np.float32)
+    weights["lm_head.weight"] = table
+    weights["model.layers.0.self_attn.o_proj.weight"][:] = 0
+    weights["model.layers.0.mlp.down_proj.weight"][:] = 0
+    return write_llama(folder, shape=shape, weights=weights, tokenizer=tokenizer, template=CHAIN_TEMPLATE)
