@@ -121,9 +121,8 @@ class Daemon:
             reader.close()
 
     async def _open_history(self, ledger: Ledger, reader: Reader) -> int | None:
-        for run in await asyncio.to_thread(reader.unfinished_runs, self._boot):
-            if _still_runs(run.pid, run.started_us):
-                continue
+        run = await asyncio.to_thread(reader.last_run_without_end, self._boot)
+        if run is not None and not _still_runs(run.pid, run.started_us):
             crashed = ev.DaemonCrashDetected(
                 boot=run.boot,
                 pid=run.pid,

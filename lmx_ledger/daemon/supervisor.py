@@ -44,7 +44,7 @@ class ModelKeeper:
                     restarted = ev.EngineRestarted(pid=worker.pid, attempt=self._restarts, ms=elapsed_ms(began))
                     self._emit(restarted, cause)
                 serving_since = mono_ns()
-                await worker.exited
+                await asyncio.shield(worker.exited)
                 if elapsed_ms(serving_since) > _YOUNG_S * 1e3:
                     self._young_deaths = 0
             # The worker may have died before it was loaded; either way its exit is recorded by now.

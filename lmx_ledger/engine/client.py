@@ -231,13 +231,13 @@ class Worker:
                 return await asyncio.wait_for(asyncio.shield(self.exited), _STOP_TIMEOUT_S)
             except TimeoutError:
                 self.process.kill()
-        return await self.exited
+        return await asyncio.shield(self.exited)
 
     async def kill(self) -> Exit:
         """End it at once."""
         if self.process.returncode is None:
             self.process.kill()
-        return await self.exited
+        return await asyncio.shield(self.exited)
 
     def _send(self, command: wire.Command) -> None:
         self._writer.write(wire.frame(command))

@@ -1,0 +1,1 @@
+"""The append-only ledger: one writer, a hash chain, typed questions."""

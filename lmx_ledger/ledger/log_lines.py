@@ -1,0 +1,104 @@
+"""The ledger as log lines: a table from event type to template, and what fills it."""
+
+import string
+from collections.abc import Mapping
+from typing import Any, Final
+
+from lmx_ledger.core.clock import rfc3339
+from lmx_ledger.core.events import Recorded, Severity
+from lmx_ledger.core.units import show_bytes, show_duration
+
+_LONGEST_VALUE: Final = 160
+_GUARD: Final = ("guard.", "sensor.", "breaker.", "drill.")
+
+TEMPLATES: Final[dict[str, str]] = {
+    "daemon.started": "LMX {version} starting on {host}:{port} (pid {pid}).",
+    "daemon.crash_detected": "The run before this one (pid {pid}) ended without a word at event {last_seq}.",
+    "daemon.ready": "Ready at {url} after {startup_ms:ms}, serving {models}.",
+    "daemon.draining": "Draining ({reason}): {in_flight} in flight, {timeout_s:s} to finish.",
+    "daemon.drained": "Drained in {ms:ms}, {cancelled} cancelled.",
+    "daemon.stopped": "Stopped after {uptime_s:s} ({reason}).",
+    "config.loaded": "Configuration loaded from {source}; changed: {changed}.",
+    "engine.started": "Worker for {model} started (pid {pid}, MLX {mlx}, {device}) in {ms:ms}.",
+    "engine.exited": "Worker for {model} exited (pid {pid}, code {code}, signal {signal}, expected {expected}).",
+    "engine.restarted": "Worker for {model} restarted (pid {pid}, attempt {attempt}) in {ms:ms}.",
+    "model.load_started": "Loading {model} ({weights_bytes:bytes})...",
+    "model.loaded": "Loaded {model} ({weights_bytes:bytes}, {architecture}, context {context}) in {ms:ms}.",
+    "model.load_failed": "Loading {model} failed: {error}",
+    "model.unloaded": "Unloaded {model} ({reason}).",
+    "request.received": "{request} received on {route}: {messages} messages, {chars} characters.",
+    "request.queued": "{request} queued at position {position} behind {running} running.",
+    "request.admitted": "{request} admitted to {model}: {prompt_tokens} prompt tokens, at most {max_tokens} more.",
+    "request.rejected": "{request} rejected, {status} {code}: {message}",
+    "request.degraded": "{request} degraded ({reason}): asked {asked}, given {given}.",
+    "request.first_token": "{request} first token after {ttft_ms:ms}.",
+    "request.finished": "{request} finished ({finish_reason}): {completion_tokens} tokens in {wall_ms:ms}.",
+    "request.cancelled": "{request} cancelled in {phase} ({reason}) after {completion_tokens} tokens.",
+    "request.failed": "{request} failed, {status} {code}: {message}",
+    "operator.commanded": "Operator: {command} {arguments} via {via}.",
+    "ledger.dropped": "Ledger: {late} events late, {lost} lost ({reason}).",
+}
+"""What each type of event says. A field is looked up in `data`, then in the event itself; what is None reads `-`."""
+
+
+def render(recorded: Recorded, *, with_time: bool = False) -> str:
+    """One line, without its end: `[LMX-Core] Loaded m0 (1.2GB, ...) in 340ms.`, the time in front if asked.
+
+    What clients wrote can be in an event: no control character, line end or change of writing direction gets through.
+    """
+    component = "LMX-Guard" if recorded.type.startswith(_GUARD) else "LMX-Core"
+    template = TEMPLATES.get(recorded.type)
+    text = _plain(recorded) if template is None else _FORMATTER.vformat(template, (), _Fields(recorded))
+    line = f"[{component}] {text}"
+    if recorded.severity >= Severity.ERROR:
+        line = f"{line} ({recorded.severity.label})"
+    return f"{rfc3339(recorded.time_us)} {line}" if with_time else line
+
+
+def _plain(recorded: Recorded) -> str:
+    """An event of a type that this program does not know (yet)."""
+    values = " ".join(f"{_shown(key)}={_shown(value)}" for key, value in recorded.data.items())
+    return f"{_shown(recorded.type)} {values}".rstrip()
+
+
+class _Fields(Mapping[str, Any]):
+    def __init__(self, recorded: Recorded) -> None:
+        self._recorded = recorded
+
+    def __getitem__(self, key: str) -> Any:
+        return self._recorded.data[key] if key in self._recorded.data else getattr(self._recorded, key, None)
+
+    def __iter__(self) -> Any:
+        return iter(self._recorded.data)
+
+    def __len__(self) -> int:
+        return len(self._recorded.data)
+
+
+class _Formatter(string.Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, int | float):
+            if format_spec == "bytes":
+                return show_bytes(int(value)).replace(" ", "")
+            if format_spec == "ms":
+                return show_duration(value / 1000).replace(" ", "")
+            if format_spec == "s":
+                return show_duration(value).replace(" ", "")
+        return _shown(value)
+
+
+_FORMATTER: Final = _Formatter()
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        text = ", ".join(map(str, value[:_LONGEST_VALUE]))
+    elif isinstance(value, dict):
+        text = ", ".join(f"{key}={item}" for key, item in list(value.items())[:_LONGEST_VALUE]) or "nothing"
+    else:
+        text = str(value)
+    if len(text) > _LONGEST_VALUE:
+        text = text[: _LONGEST_VALUE - 3] + "..."
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,116 @@
+"""Writes what docs/ and config.example.toml say of the code, from the code. `--check`: only say what is stale."""
+
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from lmx_ledger.core.config import Config, ModelSection
+from lmx_ledger.core.events import CATALOGUE
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    """Write or check; 1 when something is stale."""
+    pages = {
+        ROOT / "config.example.toml": config_example(),
+        ROOT / "docs" / "events.md": event_catalogue(),
+        ROOT / "docs" / "commands.md": command_reference(),
+    }
+    stale = [file for file, text in pages.items() if not file.exists() or file.read_text() != text]
+    if "--check" in sys.argv:
+        for file in stale:
+            print(f"{file.relative_to(ROOT)} is not what the code says; run: make docs", file=sys.stderr)
+        return 1 if stale else 0
+    for file in stale:
+        file.write_text(pages[file])
+    return 0
+
+
+def config_example() -> str:
+    """Every key with its default and its description."""
+    lines = [
+        "# Every key with its default: a file that says nothing of them is the same.",
+        "# Sizes: 24GiB, 8GB or bytes. Durations: 500ms, 30s, 2m, 1h, 7d.",
+    ]
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            lines += ["", f"# {_doc(section)}", f"[{name}]"]
+            lines += [_key(key, inner) for key, inner in section.model_fields.items()]
+    lines += ["", f"# {_doc(ModelSection)} Without any, the embedded demo model is served."]
+    lines += ["# [[models]]"]
+    lines += [f"# {_key(key, inner)}" for key, inner in ModelSection.model_fields.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _key(name: str, field: FieldInfo) -> str:
+    value = "..." if field.default is PydanticUndefined else field.default
+    return f"{name} = {_toml(value)}  # {field.description}"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, float):
+        return f'"{value:g}s"'
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _doc(thing: type) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]
+
+
+def event_catalogue() -> str:
+    """Every type, with its severity, its durability and its fields."""
+    lines = [
+        "# Events",
+        "",
+        "Generated from `lmx_ledger/core/events.py` by `make docs`. *Durable* types are committed before what they announce",
+        "is done; the others are handed to the writer without waiting.",
+    ]
+    room = ""
+    for kind in CATALOGUE.values():
+        if (prefix := kind.name.split(".")[0]) != room:
+            room = prefix
+            lines += ["", f"## {room}", "", "| type | severity | durable | what it says | data |", "|---|---|---|---|---|"]
+        doc = " ".join(kind.doc.split()).replace("|", "\\|")
+        fields = ", ".join(f"`{name}`" for name in kind.data.__struct_fields__)
+        durable = "yes" if kind.durable else ""
+        lines.append(f"| `{kind.name}` | {kind.severity.label} | {durable} | {doc} | {fields} |")
+    return "\n".join(lines) + "\n"
+
+
+def command_reference() -> str:
+    """The help of every command."""
+    import click
+    from typer.main import get_command
+
+    from lmx_ledger.cli.main import lmx
+
+    lines = ["# Commands", "", "Generated from `lmx_ledger/cli` by `make docs`. `opta serve ...` is `lmx serve ...`."]
+
+    def walk(command: click.Command, path: str) -> None:
+        if isinstance(command, click.Group):
+            for name in sorted(command.commands):
+                walk(command.commands[name], f"{path} {name}")
+            return
+        context = click.Context(command, info_name=path)
+        lines.extend(["", f"## {path}", "", (command.help or "").strip(), "", "| option | does |", "|---|---|"])
+        for parameter in command.params:
+            record = parameter.get_help_record(context)
+            if record is not None:
+                option, text = (part.replace("|", "\\|") for part in record)
+                lines.append(f"| `{option}` | {' '.join(text.split())} |")
+
+    walk(get_command(lmx), "lmx")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
