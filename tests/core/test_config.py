@@ -47,7 +47,11 @@ def test_sizes_and_durations_are_read_as_people_write_them(tmp_path: Path) -> No
         ('[server]\n\nport = "x"\n', 3, "server.port"),
         ("[server]\nport = 70000\n", 2, "server.port"),
         ('[server]\nmax_body = "lots"\n', 2, "write it like 24GiB"),
-        ('[[models]]\nid = "a"\npath = "p"\n[[models]]\nid = "b"\npath = "p"\npth = "q"\n', 7, "unknown key models.1.pth"),
+        (
+            '[[models]]\nid = "a"\npath = "p"\n[[models]]\nid = "b"\npath = "p"\npth = "q"\n',
+            7,
+            "unknown key models.1.pth",
+        ),
         ('[[models]]\nid = "a"\n', 1, "models.0.path"),
         ('[server]\nhost = "0.0.0.0"\n', 1, "no api_keys are set"),
         ('[server]\napi_keys = ["short"]\n', 1, "at least 8"),

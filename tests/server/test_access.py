@@ -25,7 +25,9 @@ def test_names_of_this_machine_are_answered(host: str) -> None:
     Access(OPEN).check(caller(host=host), Door.CLIENT)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "10.0.0.1:3456", "localhost.evil", "[x"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "", "10.0.0.1:3456", "localhost.evil", "[x"]
+)
 def test_a_rebinding_host_is_refused_at_every_door(host: str) -> None:
     for door in Door:
         with pytest.raises(Forbidden):

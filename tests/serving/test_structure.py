@@ -12,7 +12,9 @@ MISTRAL = Dialect("mistral", "[TOOL_CALLS]", "", None, None)
 ANSWER = "<think>let me see</think>\n\nI call <tool_call>{1}</tool_call>\n<tool_call>{2}</tool_call> done"
 
 
-def split(pieces: list[str], dialect: Dialect = QWEN, *, tools: bool = True, begin: Part = Part.CONTENT) -> list[Stretch]:
+def split(
+    pieces: list[str], dialect: Dialect = QWEN, *, tools: bool = True, begin: Part = Part.CONTENT
+) -> list[Stretch]:
     splitter = StructureSplitter(dialect, tools=tools, begin=begin)
     out = [stretch for piece in pieces for stretch in splitter.feed(piece)]
     out += splitter.finish()
