@@ -143,7 +143,7 @@ class Ledger:
     def _mark(self) -> _Marker:
         marker: _Marker = Future()
         if self._closing.is_set():
-            marker.set_result(not self.queue_depth)
+            marker.set_result(not self._gave_up and not self.queue_depth)
         else:
             self._queue.put(marker)
         return marker

@@ -1,0 +1,83 @@
+"""A line for every type, and nothing in it that a terminal would obey."""
+
+import string
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmx_ledger.core.events import CATALOGUE, EventType, Recorded, Severity
+from lmx_ledger.ledger.log_lines import TEMPLATES, render
+
+
+def recorded(kind: str, data: dict[str, Any], **changes: Any) -> Recorded:
+    event = Recorded(
+        seq=1,
+        id="evt_0",
+        time_us=1_700_000_000_123_456,
+        boot="b",
+        type=kind,
+        v=1,
+        severity=CATALOGUE[kind].severity if kind in CATALOGUE else Severity.INFO,
+        stream="guard",
+        request="req_a",
+        session=None,
+        model="m0",
+        incident=None,
+        cause=None,
+        data=data,
+    )
+    return msgspec.structs.replace(event, **changes)
+
+
+def test_the_table_has_a_line_for_every_type_and_for_no_other() -> None:
+    assert TEMPLATES.keys() == CATALOGUE.keys()
+
+
+@pytest.mark.parametrize("kind", CATALOGUE.values(), ids=lambda kind: kind.name)
+def test_a_template_names_only_fields_that_the_event_has(kind: EventType) -> None:
+    fields = {field for _, field, _, _ in string.Formatter().parse(TEMPLATES[kind.name]) if field}
+    assert fields <= set(kind.data.__struct_fields__) | set(Recorded.__struct_fields__)
+
+
+@pytest.mark.parametrize("kind", CATALOGUE.values(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("value", [None, 1, 2.5, "text", [], ["a"], {}, {"k": "v"}, True])
+def test_a_line_can_be_made_whatever_the_values_are(kind: EventType, value: object) -> None:
+    line = render(recorded(kind.name, dict.fromkeys(kind.data.__struct_fields__, value)))
+    assert line.startswith(("[LMX-Core] ", "[LMX-Guard] "))
+    assert "{" not in line
+
+
+def test_lines_read_as_they_should() -> None:
+    data = {"weights_bytes": 1_234_567_890, "path": "/m", "reason": "start"}
+    assert render(recorded("model.load_started", data)) == "[LMX-Core] Loading m0 (1.2GB)..."
+    data = {"late": 1, "lost": 2, "reason": "database is locked"}
+    assert render(recorded("ledger.dropped", data), with_time=True) == (
+        "2023-11-14T22:13:20.123456Z [LMX-Core] Ledger: 1 events late, 2 lost (database is locked). (error)"
+    )
+
+
+def test_a_type_of_a_newer_program_has_a_line_too() -> None:
+    assert render(recorded("guard.new_thing", {"a": 1, "b\x1b": "\x1b[2J"})) == (
+        "[LMX-Guard] guard.new_thing a=1 b\ufffd=\ufffd[2J"
+    )
+
+
+@given(text=st.text(st.characters(categories=["C", "Z", "L", "S"]), max_size=300))
+def test_no_text_of_a_client_forges_lines_or_reaches_the_terminal(text: str) -> None:
+    for event in (
+        recorded("request.failed", {"status": 500, "code": text, "message": [text]}, request=text, model=text),
+        recorded("operator.commanded", {"command": text, "arguments": {text: {text: text}}, "via": text}),
+        recorded(f"x.{text}", {text: text}),
+    ):
+        line = render(event)
+        assert line.isprintable()
+        assert len(line) < 1_000
+
+
+def test_long_values_are_cut() -> None:
+    line = render(recorded("model.load_failed", {"path": "/m", "error": "x" * 10_000}))
+    assert line.endswith("x... (error)")
+    assert len(line) < 250

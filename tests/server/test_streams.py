@@ -1,0 +1,168 @@
+"""Many at once: same tokens in company as alone, nobody reset, and who goes away stops costing."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import RunningDaemon
+
+ENDLESS = {
+    "model": "chain",
+    "messages": [{"role": "user", "content": "Sing"}],
+    "temperature": 0,
+    "max_tokens": 8000,
+    "chat_template_kwargs": {"script": "endless"},
+}
+
+
+def seeded(seed: int, length: int = 32) -> dict[str, Any]:
+    return {
+        "model": "random",
+        "messages": [{"role": "user", "content": "the lazy dog " * (seed % 5 + 1)}],
+        "seed": seed,
+        "max_tokens": length,
+    }
+
+
+async def ask(client: httpx.AsyncClient, body: dict[str, Any]) -> httpx.Response:
+    return await client.post("/v1/chat/completions", json=body)
+
+
+async def test_a_seeded_answer_is_the_same_alone_and_beside_seven_others(daemon: RunningDaemon) -> None:
+    async with httpx.AsyncClient(base_url=daemon.url, timeout=60) as client:
+        alone = [(await ask(client, seeded(seed))).json()["choices"][0]["message"]["content"] for seed in range(8)]
+        together = await asyncio.gather(*(ask(client, seeded(seed)) for seed in range(8)))
+        assert [answer.json()["choices"][0]["message"]["content"] for answer in together] == alone
+        greedy = {**seeded(3), "temperature": 0}
+        first = (await ask(client, greedy)).json()["choices"][0]["message"]["content"]
+        again, *_ = await asyncio.gather(ask(client, greedy), *(ask(client, seeded(seed, 48)) for seed in range(7)))
+        assert again.json()["choices"][0]["message"]["content"] == first
+
+
+async def test_150_clients_at_once_are_each_answered_or_told_when_to_come_back(daemon: RunningDaemon) -> None:
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=daemon.url, timeout=120, limits=limits) as client:
+        answers = await asyncio.gather(*(ask(client, seeded(seed, 8)) for seed in range(150)))
+    by_status = {status: [a for a in answers if a.status_code == status] for status in {a.status_code for a in answers}}
+    assert set(by_status) <= {200, 429}
+    assert len(by_status[200]) >= 16
+    for refused in by_status.get(429, []):
+        assert refused.json()["error"]["code"] == "queue_full"
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert daemon.get("/lmx/status")["in_flight"] == 0
+
+
+async def idle(daemon: RunningDaemon) -> None:
+    """Until nothing is in flight; an hour of tokens would outlast the test's patience."""
+    deadline = time.monotonic() + 20
+    while daemon.get("/lmx/status")["in_flight"] or any(m["in_flight"] for m in daemon.get("/lmx/models")["models"]):
+        assert time.monotonic() < deadline, "a request of a client that went away still runs"
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_goes_away_in_decode_stops_costing(daemon: RunningDaemon, *, stream: bool) -> None:
+    async with httpx.AsyncClient(base_url=daemon.url, timeout=60) as client:
+        asking = asyncio.create_task(ask(client, {**ENDLESS, "stream": stream}))
+        seen = len(daemon.events(type="request.first_token"))
+        while len(daemon.events(type="request.first_token")) == seen:
+            await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    await idle(daemon)
+    cancelled = daemon.wait_event("request.cancelled")
+    assert cancelled["data"]["phase"] == "decode"
+    assert cancelled["data"]["reason"] == "client_gone"
+    assert cancelled["data"]["completion_tokens"] < 8000
+
+
+async def test_a_client_that_goes_away_in_prefill_stops_costing(daemon: RunningDaemon) -> None:
+    body = {"model": "random", "prompt": [300 + i % 100 for i in range(8000)], "max_tokens": 100}
+    async with httpx.AsyncClient(base_url=daemon.url, timeout=60) as client:
+        asking = asyncio.create_task(client.post("/v1/completions", json=body))
+        seen = len(daemon.events(type="request.admitted"))
+        while len(daemon.events(type="request.admitted")) == seen:
+            await asyncio.sleep(0.005)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    await idle(daemon)
+    cancelled = daemon.wait_event("request.cancelled")
+    assert (cancelled["data"]["phase"], cancelled["data"]["completion_tokens"]) == ("prefill", 0)
+
+
+async def test_a_client_that_goes_away_in_the_queue_leaves_the_line(tmp_path: Path, model_config: str) -> None:
+    config = "[queue]\nmax_running = 1\nmax_waiting = 1\nmax_choices = 1\n" + model_config
+    own = RunningDaemon(tmp_path / "home", config).wait_ready()
+    async with httpx.AsyncClient(base_url=own.url, timeout=60) as client:
+        running = asyncio.create_task(ask(client, ENDLESS))
+        while not own.events(type="request.first_token"):
+            await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(ask(client, seeded(1) | {"model": "chain"}))
+        while not own.events(type="request.queued"):
+            await asyncio.sleep(0.01)
+        full = await ask(client, seeded(2) | {"model": "chain"})
+        assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        cancelled = own.wait_event("request.cancelled")
+        assert cancelled["data"]["phase"] == "queue"
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert (await ask(client, seeded(3) | {"model": "chain"})).status_code == 200
+    assert own.stop() == 0
+
+
+async def test_a_waiting_stream_gets_parsed_progress_and_then_its_answer(tmp_path: Path, model_config: str) -> None:
+    config = "[queue]\nmax_running = 1\nmax_choices = 1\n" + model_config
+    own = RunningDaemon(tmp_path / "home", config).wait_ready()
+    async with httpx.AsyncClient(base_url=own.url, timeout=60) as client:
+        running = asyncio.create_task(ask(client, ENDLESS))
+        while not own.events(type="request.first_token"):
+            await asyncio.sleep(0.01)
+        body = {**seeded(1), "model": "chain", "stream": True}
+        frames: list[dict[str, Any]] = []
+        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    frames.append(json.loads(line.removeprefix("data: ")))
+                if "lmx" in (frames[-1] if frames else {}):
+                    running.cancel()
+    progress = [frame["lmx"] for frame in frames if "lmx" in frame]
+    assert progress[0] == {"phase": "queued", "done": 1, "total": 1}
+    assert all(frame["choices"][0]["delta"].get("content", "") == "" for frame in frames if "lmx" in frame)
+    assert frames[-1]["choices"][0]["finish_reason"] in {"stop", "length"}
+    assert own.stop() == 0
+
+
+def test_a_request_tells_its_story_in_events(daemon: RunningDaemon) -> None:
+    answer = daemon.chat(model="chain", temperature=0).json()
+    finished = daemon.wait_event("request.finished", request=answer["id"])
+    story = daemon.events(request=answer["id"])
+    assert [event["type"] for event in story] == [
+        "request.received",
+        "request.admitted",
+        "request.first_token",
+        "request.finished",
+    ]
+    data = finished["data"]
+    assert (data["status"], data["finish_reason"]) == (200, "stop")
+    assert data["prompt_tokens"] == answer["usage"]["prompt_tokens"]
+    assert data["completion_tokens"] == answer["usage"]["completion_tokens"]
+    assert 0 < data["ttft_ms"] <= data["wall_ms"]
+    assert "Hi" not in json.dumps(story)
+
+
+def test_a_session_is_named_by_header_or_body(daemon: RunningDaemon) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    for name in ("X-Session-ID", "X-LMX-Session"):
+        response = daemon.post("/v1/chat/completions", body, headers={name: "work-1"})
+        assert response.headers["X-LMX-Session"] == "work-1"
+    for field in ("prompt_cache_key", "session_id"):
+        response = daemon.post("/v1/chat/completions", {**body, field: "work-2"})
+        assert response.headers["X-LMX-Session"] == "work-2"
+    assert {event["session"] for event in daemon.events(type="request.*", session="work-2")} == {"work-2"}
