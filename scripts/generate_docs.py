@@ -71,14 +71,20 @@ def event_catalogue() -> str:
     lines = [
         "# Events",
         "",
-        "Generated from `lmx_ledger/core/events.py` by `make docs`. *Durable* types are committed before what they announce",
-        "is done; the others are handed to the writer without waiting.",
+        "Generated from `lmx_ledger/core/events.py` by `make docs`. *Durable* types are committed before what they",
+        "announce is done; the others are handed to the writer without waiting.",
     ]
     room = ""
     for kind in CATALOGUE.values():
         if (prefix := kind.name.split(".")[0]) != room:
             room = prefix
-            lines += ["", f"## {room}", "", "| type | severity | durable | what it says | data |", "|---|---|---|---|---|"]
+            lines += [
+                "",
+                f"## {room}",
+                "",
+                "| type | severity | durable | what it says | data |",
+                "|---|---|---|---|---|",
+            ]
         doc = " ".join(kind.doc.split()).replace("|", "\\|")
         fields = ", ".join(f"`{name}`" for name in kind.data.__struct_fields__)
         durable = "yes" if kind.durable else ""

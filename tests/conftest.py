@@ -1,12 +1,13 @@
 """One real daemon per module, real models, real HTTP."""
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +111,35 @@ class RunningDaemon:
         return [child.pid for child in psutil.Process(self.process.pid).children()]
 
 
+async def eventually(holds: Callable[[], bool], patience_s: float = 20) -> None:
+    """Until it holds, looking every ten milliseconds; fails when patience ends."""
+    deadline = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        await asyncio.sleep(0.01)
+
+
 def free_port() -> int:
     """A port that nobody listens on just now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[Callable[[str], RunningDaemon]]:
+    """Starts daemons of the test's own, each in a new home; whatever the test does, none outlives it."""
+    started: list[RunningDaemon] = []
+
+    def start(config: str) -> RunningDaemon:
+        running = RunningDaemon(tmp_path / f"home{len(started)}", config)
+        started.append(running)
+        return running.wait_ready()
+
+    yield start
+    for running in started:
+        if running.process.poll() is None:
+            running.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Models that tests are made of: real folders that mlx-lm loads, one random, one that says what a test needs it to say."""
+"""Models that tests use: real folders that mlx-lm loads, one random, one that says what a test needs."""
 
 import itertools
 from pathlib import Path

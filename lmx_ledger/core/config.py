@@ -162,8 +162,15 @@ class Config(_Section):
         return out
 
 
-def load_config(file: Path | None, overrides: dict[str, dict[str, Any]] | None = None) -> Config:
+def load_config(
+    file: Path | None,
+    overrides: dict[str, dict[str, Any]] | None = None,
+    *,
+    models: list[dict[str, Any]] | None = None,
+) -> Config:
     """Read a TOML file (or only the defaults), then LMX_HOME, then the command line's overrides by section.
+
+    `models`, where given, take the place of the file's.
 
     Raises:
         StartupError: one line per mistake, each with file, line and fix.
@@ -190,6 +197,8 @@ def load_config(file: Path | None, overrides: dict[str, dict[str, Any]] | None =
         for section, values in layer.items():
             existing = raw.get(section)
             raw[section] = {**(existing if isinstance(existing, dict) else {}), **values}
+    if models is not None:
+        raw["models"] = models
     try:
         return Config.model_validate(raw)
     except ValidationError as error:

@@ -37,8 +37,8 @@ _HEADER_BYTES = 64 * 1024
 _KEEP_ALIVE_S = 60
 
 
-def run(config: Config, *, source: Path | None, via: str) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status.
+def run(config: Config, *, source: Path | None, announce: bool = True) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. `announce`: print where and what, when ready.
 
     Raises:
         StartupError: it cannot start; one line says why and what to do.
@@ -46,7 +46,7 @@ def run(config: Config, *, source: Path | None, via: str) -> int:
     prepare_home(config.home)
     sock = listen(config.server.host, config.server.port)
     with sock:
-        return asyncio.run(Daemon(config, source, via).serve(sock))
+        return asyncio.run(Daemon(config, source, announce=announce).serve(sock))
 
 
 def prepare_home(home: Path) -> None:
@@ -70,11 +70,11 @@ def prepare_home(home: Path) -> None:
 class Daemon:
     """One run, from the first event to `daemon.stopped`."""
 
-    def __init__(self, config: Config, source: Path | None, via: str) -> None:
+    def __init__(self, config: Config, source: Path | None, *, announce: bool) -> None:
         self.config = config
         self.state = "starting"
         self._source = source
-        self._via = via
+        self._announce = announce
         self._boot = new_ulid()
         self._began_ns = mono_ns()
         self._supervisor = Supervisor([])
@@ -172,7 +172,7 @@ class Daemon:
         try:
             self._supervisor.start(rules)
             await self._until_ready(table, ledger, rules)
-            await self._stop.wait()
+            await self._until_stopped(http)
             await self._drain(serving, ledger)
         finally:
             self.state = "stopping"
@@ -212,7 +212,15 @@ class Daemon:
         await ledger.commit(
             _daemon_event(ev.DaemonReady(url=url, models=resident, startup_ms=elapsed_ms(self._began_ns)), cause=rules)
         )
-        print(banner(url, table.all(), self.config), flush=True)  # noqa: T201 - the start-up output is for people
+        if self._announce:
+            print(banner(url, table.all(), self.config), flush=True)  # noqa: T201 - the start-up output is for people
+
+    async def _until_stopped(self, http: asyncio.Task[None]) -> None:
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({stopped, http}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if http.done() and not self._stop.is_set():
+            self._stop_reason = "the HTTP server ended"
 
     async def _drain(self, serving: Serving, ledger: Ledger) -> None:
         self.state = "draining"

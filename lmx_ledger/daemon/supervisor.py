@@ -1,7 +1,8 @@
 """Keeps a worker behind every model: loads it, notes how it dies, starts it again, slower each time it dies young."""
 
 import asyncio
-import contextlib
+import sys
+import traceback
 from pathlib import Path
 from typing import Final
 
@@ -92,6 +93,10 @@ class ModelKeeper:
                 await worker.stop()
             await self._failed(str(error), cause)
             return False
+        except asyncio.CancelledError:
+            if worker is not None:
+                await worker.stop()
+            raise
         model.text, model.worker = text, worker
         model.dialect = loaded.dialect
         model.silent = text.silent_ids(loaded.dialect.markers)
@@ -128,7 +133,8 @@ class ModelKeeper:
     async def _failed(self, why: str, cause: ev.Cause) -> None:
         self.model.state, self.model.failure = ModelState.FAILED, why
         self.model.queue.close()
-        await self._commit(ev.ModelLoadFailed(path=self.model.path, error=why[:2000]), cause)
+        failed = ev.ModelLoadFailed(path=self.model.path, error=why[:2000])
+        self.model.failed_seq = await self._commit(failed, cause)
         self.model.settled.set()
         self.model.queue.refuse_waiting(self.model.unavailable(10))
 
@@ -157,7 +163,9 @@ class ModelKeeper:
     async def _pause(self) -> None:
         """Wait before the next start. From two seconds on nobody is kept waiting for it: the model is unavailable."""
         delay_s = _DELAYS_S[min(self._young_deaths, len(_DELAYS_S)) - 1]
-        if delay_s >= _LOOP_DELAY_S and self._last_exit is not None:
+        ticket = self.model.exit_ticket
+        if delay_s >= _LOOP_DELAY_S and self._last_exit is not None and ticket is not None:
+            self.model.failed_seq = await self._ledger.seq_of(ticket)
             self.model.failure = f"{describe(self._last_exit)}; {self._young_deaths} deaths in a row, next start soon"
             self.model.state = ModelState.FAILED
             self.model.settled.set()
@@ -174,6 +182,12 @@ class ModelKeeper:
         return ev.Event(data=data, stream=f"model:{self.model.id}", model=self.model.id, cause=cause)
 
 
+def _report(task: "asyncio.Task[None]") -> None:
+    """A keeper that fails is a fault of ours: it is printed at once, not when the daemon stops."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        print("".join(traceback.format_exception(error)), file=sys.stderr)  # noqa: T201 - the daemon's own log
+
+
 def _read_text(path: str) -> TextModel:
     return TextModel(Path(path).expanduser().absolute())
 
@@ -188,6 +202,8 @@ class Supervisor:
     def start(self, cause: ev.Cause) -> None:
         """Begin to load every model."""
         self._tasks = [asyncio.create_task(keeper.run(cause)) for keeper in self._keepers]
+        for task in self._tasks:
+            task.add_done_callback(_report)
 
     async def settled(self) -> None:
         """Until every model is resident or has failed."""
@@ -197,9 +213,7 @@ class Supervisor:
         """End every worker."""
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(keeper.stop() for keeper in self._keepers))
 
     @property

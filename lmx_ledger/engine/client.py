@@ -137,6 +137,9 @@ class Worker:
         except TimeoutError:
             await worker.kill()
             raise EngineError(f"the worker said nothing within {_HELLO_TIMEOUT_S:.0f} s of its start") from None
+        except asyncio.CancelledError:
+            await worker.stop()
+            raise
         return worker
 
     async def _attach(self, sock: socket.socket, on_exit: Callable[["Worker", Exit], None] | None) -> None:

@@ -102,7 +102,7 @@ class Ledger:
         self._put(place, event)
         return await self._wait(place, waiter, within_s, late=True)
 
-    async def seq_of(self, ticket: ev.Ticket, within_s: float = 0.25) -> int | None:
+    async def seq_of(self, ticket: ev.Ticket, *, within_s: float = 0.25) -> int | None:
         """The seq of an event emitted earlier, once it is durable; None when that takes longer or it is lost."""
         if not isinstance(ticket, Place):
             return ticket.seq

@@ -1,5 +1,6 @@
 """How many bytes the daemon may plan with."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ _RESERVE_FRACTION: Final = 0.1
 _CGROUP: Final = Path("/sys/fs/cgroup/memory.max")
 
 
+@functools.cache
 def limit_bytes(configured: int | Literal["auto"], recommended_bytes: int) -> int:
-    """The limit on weights + KV + working memory.
+    """The limit on weights + KV + working memory, read once for each pair of arguments.
 
     `auto` is, on macOS, iogpu.wired_limit_mb when set, else Metal's recommended working set as the worker read it;
     elsewhere the cgroup's limit or the physical memory, less a tenth for everybody else.

@@ -31,6 +31,9 @@ class Recorder(Protocol):
     def emit(self, event: ev.Event) -> ev.Ticket:
         """Record without waiting."""
 
+    async def seq_of(self, ticket: ev.Ticket) -> int | None:
+        """The seq of an emitted event, waiting a moment for it; None if that was not enough."""
+
 
 class Phase(enum.Enum):
     """Where a request is."""
@@ -91,7 +94,7 @@ class Answer:
         except EngineError as error:
             if self._ended_with is not None:
                 raise self._ended_with from error
-            failure = self._engine_failure(error)
+            failure = await self._engine_failure(error)
             self._fail(failure)
             raise failure from error
         self._finish()
@@ -313,11 +316,12 @@ class Answer:
             )
         )
 
-    def _engine_failure(self, error: EngineError) -> EngineFailed:
+    async def _engine_failure(self, error: EngineError) -> EngineFailed:
         ticket = self.model.exit_ticket if isinstance(error, WorkerDied) else None
         self._cause = ticket or self._cause
         return EngineFailed(
-            f"{error}; the request is not to blame, send it again", cause_seq=ticket.seq if ticket else None
+            f"{error}; the request is not to blame, send it again",
+            cause_seq=await self._ledger.seq_of(ticket) if ticket else None,
         )
 
     def _cancel(self, stream: EngineStream) -> None:

@@ -43,6 +43,7 @@ class ServedModel:
         self.weights_bytes = 0
         self.last_used_us: int | None = None
         self.loaded_seq: int | None = None
+        self.failed_seq: int | None = None
         self.exit_ticket: Ticket | None = None
         self.settled = asyncio.Event()
         """Set once the first load has succeeded or failed: from then on what the model can do is known."""
@@ -56,7 +57,7 @@ class ServedModel:
         """The refusal while it has failed."""
         return ModelUnavailable(
             f"{self.id} cannot be served: {self.failure}",
-            cause_seq=self.exit_ticket.seq if self.exit_ticket else None,
+            cause_seq=self.failed_seq,
             retry_after_s=retry_after_s,
         )
 

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,9 @@ ENDLESS = {
 
 
 @pytest.fixture
-def own_daemon(tmp_path: Path, model_config: str) -> Iterator[RunningDaemon]:
+def own_daemon(start_daemon: Callable[[str], RunningDaemon], model_config: str) -> RunningDaemon:
     """A daemon that the test may kill."""
-    running = RunningDaemon(tmp_path / "home", model_config).wait_ready()
-    yield running
-    if running.process.poll() is None:
-        running.stop()
+    return start_daemon(model_config)
 
 
 class Stream:
@@ -59,6 +56,7 @@ class Stream:
 
 
 def worker_of(daemon: RunningDaemon, model: str) -> int:
+    daemon.wait_event("model.loaded", model=model)
     models = daemon.get("/lmx/models")["models"]
     (pid,) = [m["worker_pid"] for m in models if m["id"] == model]
     return int(pid)
@@ -113,14 +111,16 @@ def test_an_answer_that_is_not_streamed_gets_a_typed_error_too(own_daemon: Runni
     assert answers[0].json()["error"]["code"] == "engine_failed"
 
 
-def test_the_engine_goes_on_when_one_of_two_models_cannot_be_loaded(tmp_path: Path, random_model: Path) -> None:
+def test_the_engine_goes_on_when_one_of_two_models_cannot_be_loaded(
+    start_daemon: Callable[[str], RunningDaemon], tmp_path: Path, random_model: Path
+) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
     config = (
         f'[engine]\nblas = "builtin"\n[[models]]\nid = "random"\npath = "{random_model}"\n'
         f'[[models]]\nid = "broken"\npath = "{tmp_path / "broken"}"\n'
     )
-    daemon = RunningDaemon(tmp_path / "home", config).wait_ready()
+    daemon = start_daemon(config)
     assert daemon.chat(model="random").status_code == 200
     refused = daemon.chat(model="broken")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")

@@ -41,5 +41,6 @@ def test_half_a_character_is_not_shown(tokenizer: Tokenizer) -> None:
 
 def test_control_tokens_have_no_text(tokenizer: Tokenizer) -> None:
     start = tokenizer.token_to_id("<|im_start|>")
+    assert start is not None
     ids = [start, *tokenizer.encode("hi", add_special_tokens=False).ids, start]
     assert streamed(tokenizer, ids, frozenset({start})) == "hi"

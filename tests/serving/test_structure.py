@@ -1,5 +1,7 @@
 """Reasoning, content and tool calls are told apart however the text is cut."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +42,7 @@ def test_an_answer_comes_apart_at_its_markers() -> None:
 @given(st.lists(st.integers(0, len(ANSWER)), max_size=20))
 def test_where_the_pieces_are_cut_does_not_matter(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(ANSWER)]
-    pieces = [ANSWER[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [ANSWER[a:b] for a, b in itertools.pairwise(edges)]
     assert split(pieces) == split([ANSWER])
 
 

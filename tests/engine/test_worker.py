@@ -1,0 +1,172 @@
+"""A real worker process: its tokens, its manners, its death."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
+
+from lmx_ledger.engine.client import EngineError, Exit, Worker, WorkerDied
+from lmx_ledger.engine.protocol import Sampling, Token, ToolParsed
+
+PROMPT = [5, 60, 70, 80, 90, 100, 61, 71]
+GREEDY = Sampling(temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+async def worker(random_model: Path) -> AsyncIterator[Worker]:
+    running = await Worker.start("builtin")
+    await running.load(str(random_model), prefill_step=64, max_running=8, timeout_s=60)
+    yield running
+    ended = await running.stop()
+    assert (ended.code, ended.expected) == (0, True)
+
+
+async def tokens(
+    worker: Worker, prompt: list[int], count: int, sampling: Sampling, *, prompt_len: int | None = None
+) -> list[Token]:
+    stream = worker.insert(prompt, prompt_len=prompt_len or len(prompt), max_tokens=count, eos=[], sampling=sampling)
+    return [item async for items in stream for item in items if isinstance(item, Token)]
+
+
+async def ids(worker: Worker, prompt: list[int], count: int, sampling: Sampling) -> list[int]:
+    return [token.id for token in await tokens(worker, prompt, count, sampling)]
+
+
+async def test_greedy_tokens_are_those_of_the_model_itself(worker: Worker, random_model: Path) -> None:
+    model, _ = load_model(random_model)
+    cache = make_prompt_cache(model)
+    expected, fed = [], PROMPT
+    for _ in range(12):
+        fed = [int(mx.argmax(model(mx.array([fed]), cache=cache)[0, -1]).item())]
+        expected += fed
+    assert await ids(worker, PROMPT, 12, GREEDY) == expected
+
+
+async def test_the_last_token_says_why_it_is_the_last(worker: Worker) -> None:
+    limited = await tokens(worker, PROMPT, 3, GREEDY)
+    assert [token.finish for token in limited] == [None, None, "length"]
+    stream = worker.insert(PROMPT, prompt_len=8, max_tokens=50, eos=[limited[1].id], sampling=GREEDY)
+    stopped = [item async for items in stream for item in items if isinstance(item, Token)]
+    assert [token.finish for token in stopped] == [None, "stop"]
+
+
+async def test_seeded_tokens_do_not_depend_on_company(worker: Worker) -> None:
+    drawn = Sampling(temperature=1.0, top_k=40, top_p=0.95, min_p=0.01, seed=99)
+    alone = await ids(worker, PROMPT, 24, drawn)
+    company = [ids(worker, PROMPT + [7] * i, 30, Sampling(temperature=1.0, seed=i)) for i in range(7)]
+    together, *_ = await asyncio.gather(ids(worker, PROMPT, 24, drawn), *company)
+    assert together == alone
+
+
+async def test_a_stream_continued_from_what_it_had_goes_on_as_if_never_broken(worker: Worker) -> None:
+    for sampling in (GREEDY, Sampling(seed=5, frequency_penalty=0.7, repetition_penalty=1.1)):
+        whole = await ids(worker, PROMPT, 20, sampling)
+        rest = await tokens(worker, PROMPT + whole[:8], 12, sampling, prompt_len=len(PROMPT))
+        assert [token.id for token in rest] == whole[8:]
+
+
+async def test_top_k_of_one_and_a_tiny_top_p_are_greedy(worker: Worker) -> None:
+    greedy = await ids(worker, PROMPT, 10, GREEDY)
+    assert await ids(worker, PROMPT, 10, Sampling(top_k=1, seed=1)) == greedy
+    assert await ids(worker, PROMPT, 10, Sampling(top_p=1e-6, seed=2)) == greedy
+    assert await ids(worker, PROMPT, 10, Sampling(min_p=1.0, seed=3)) == greedy
+
+
+async def test_a_bias_of_a_hundred_decides_and_of_minus_a_hundred_forbids(worker: Worker) -> None:
+    (first,) = await ids(worker, PROMPT, 1, GREEDY)
+    other = (first + 1) % 250
+    assert await ids(worker, PROMPT, 1, Sampling(temperature=0.0, logit_bias={other: 100.0})) == [other]
+    assert await ids(worker, PROMPT, 1, Sampling(temperature=0.0, logit_bias={first: -100.0})) != [first]
+
+
+async def test_a_frequency_penalty_looks_at_the_answer_and_not_at_the_prompt(worker: Worker) -> None:
+    (first,) = await ids(worker, PROMPT, 1, GREEDY)
+    prompt = [first] * 30 + PROMPT
+    punished = Sampling(temperature=0.0, frequency_penalty=2.0, presence_penalty=2.0)
+    assert (await ids(worker, prompt, 1, punished)) == (await ids(worker, prompt, 1, GREEDY))
+    answer = await ids(worker, PROMPT, 40, punished)
+    plain = await ids(worker, PROMPT, 40, GREEDY)
+    assert len(set(answer)) > len(set(plain))
+
+
+async def test_logprobs_add_up_and_the_drawn_one_is_among_them(worker: Worker) -> None:
+    (token,) = await tokens(worker, PROMPT, 1, Sampling(temperature=0.0, logprobs=True, top_logprobs=5))
+    assert token.logprob is not None
+    best = token.logprob.top
+    assert best[0] == (token.id, token.logprob.drawn)
+    assert [value for _, value in best] == sorted((value for _, value in best), reverse=True)
+
+
+async def test_a_cancelled_stream_leaves_the_others_alone(worker: Worker) -> None:
+    keep = asyncio.create_task(ids(worker, PROMPT, 40, GREEDY))
+    gone = worker.insert(PROMPT * 40, prompt_len=320, max_tokens=1000, eos=[], sampling=GREEDY)
+    await gone.take()
+    worker.cancel(gone)
+    worker.cancel(gone)
+    assert await keep == await ids(worker, PROMPT, 40, GREEDY)
+    assert worker.in_flight == 0
+
+
+async def test_a_token_outside_the_vocabulary_is_refused_and_nothing_else_suffers(worker: Worker) -> None:
+    with pytest.raises(EngineError, match="outside the vocabulary"):
+        await ids(worker, [10**6], 1, GREEDY)
+    with pytest.raises(EngineError, match="empty"):
+        await ids(worker, [], 1, GREEDY)
+    assert len(await ids(worker, PROMPT, 2, GREEDY)) == 2
+
+
+async def test_tool_calls_are_parsed_by_mlx_lm(worker: Worker) -> None:
+    good = await worker.parse_tool('{"name": "f", "arguments": {"a": 1}}', "[]")
+    assert (good.calls_json, good.error) == ('[{"name":"f","arguments":{"a":1}}]', None)
+    for bad in (
+        "no json",
+        "[]x",
+        '{"arguments": {}}',
+        '{"name": "f", "arguments": [1]}',
+        '{"name": "f", "arguments": NaN}',
+    ):
+        report: ToolParsed = await worker.parse_tool(bad, "[]")
+        assert report.calls_json is None
+        assert report.error
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [('"model_type": "llama"', "not supported"), ('"num_hidden_layers": 2', "not in model|Missing|parameters")],
+)
+async def test_a_folder_that_mlx_lm_cannot_run_is_refused_with_its_reason(
+    random_model: Path, tmp_path: Path, change: str, says: str
+) -> None:
+    folder = Path(shutil.copytree(random_model, tmp_path / "odd"))
+    config = (folder / "config.json").read_text()
+    assert change in config
+    other = '"model_type": "wizard9"' if "model_type" in change else '"num_hidden_layers": 3'
+    (folder / "config.json").write_text(config.replace(change, other).replace("LlamaForCausalLM", "WizardForCausalLM"))
+    worker = await Worker.start("builtin")
+    with pytest.raises(EngineError, match=says):
+        await worker.load(str(folder), prefill_step=64, max_running=2, timeout_s=60)
+    assert worker.alive
+    await worker.load(str(random_model), prefill_step=64, max_running=2, timeout_s=60)
+    await worker.stop()
+
+
+async def test_a_killed_worker_leaves_its_evidence_and_fails_what_it_had(random_model: Path) -> None:
+    exits: list[Exit] = []
+    worker = await Worker.start("builtin", lambda _, died: exits.append(died))
+    await worker.load(str(random_model), prefill_step=64, max_running=2, timeout_s=60)
+    stream = worker.insert(PROMPT, prompt_len=8, max_tokens=100_000, eos=[], sampling=GREEDY)
+    await stream.take()
+    worker.process.kill()
+    with pytest.raises(WorkerDied, match="SIGKILL while: step"):
+        async for _ in stream:
+            pass
+    (died,) = exits
+    assert (died.signal, died.code, died.expected) == ("SIGKILL", None, False)
+    assert died.last_acts[-1].startswith("step ")
+    with pytest.raises(WorkerDied):
+        worker.insert(PROMPT, prompt_len=8, max_tokens=1, eos=[], sampling=GREEDY)
