@@ -55,6 +55,7 @@ class ServerSection(_Section):
     body_timeout: Seconds = Field(30.0, description="A body that is not complete by then is refused.")
     max_messages: int = Field(4096, ge=1, description="Most messages in one request.")
     max_nesting: int = Field(64, ge=4, le=512, description="Deepest nesting of JSON in a request.")
+    progress_every: Seconds = Field(1.0, description="How often a stream that has nothing to show says how far it is.")
     allowed_origins: list[str] = Field([], description="Web origins whose pages may call this server.")
     drain_timeout: Seconds = Field(30.0, description="How long a stopping daemon lets requests in flight finish.")
 

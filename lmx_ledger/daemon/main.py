@@ -183,6 +183,7 @@ class Daemon:
             await ledger.commit(
                 _daemon_event(ev.DaemonStopped(reason=self._stop_reason or "failed", uptime_s=round(self.uptime_s, 3)))
             )
+        self._say("Stopped.")
         return 0
 
     def _models(self) -> list[ServedModel]:
@@ -212,8 +213,7 @@ class Daemon:
         await ledger.commit(
             _daemon_event(ev.DaemonReady(url=url, models=resident, startup_ms=elapsed_ms(self._began_ns)), cause=rules)
         )
-        if self._announce:
-            print(banner(url, table.all(), self.config), flush=True)  # noqa: T201 - the start-up output is for people
+        self._say(banner(url, table.all(), self.config))
 
     async def _until_stopped(self, http: asyncio.Task[None]) -> None:
         stopped = asyncio.create_task(self._stop.wait())
@@ -222,8 +222,18 @@ class Daemon:
         if http.done() and not self._stop.is_set():
             self._stop_reason = "the HTTP server ended"
 
+    def _say(self, text: str) -> None:
+        """A line for whoever watches the terminal."""
+        if self._announce:
+            print(text, flush=True)  # noqa: T201 - the start-up output is for people
+
     async def _drain(self, serving: Serving, ledger: Ledger) -> None:
         self.state = "draining"
+        if serving.in_flight:
+            self._say(
+                f"Stopping: {serving.in_flight} in flight may finish within "
+                f"{self.config.server.drain_timeout:g} s; again to cut them off"
+            )
         began, timeout_s = mono_ns(), self.config.server.drain_timeout
         draining = _daemon_event(
             ev.DaemonDraining(reason=self._stop_reason, in_flight=serving.in_flight, timeout_s=timeout_s)

@@ -91,7 +91,7 @@ def _envelope() -> Envelope:
     return Envelope(
         id=g.request_id,
         route=request.path,
-        session=session[:200] if session else None,
+        session=session,
         client=(headers.get("User-Agent") or "")[:200] or None,
         client_request_id=(headers.get("X-Request-ID") or "")[:200] or None,
     )

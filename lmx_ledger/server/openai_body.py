@@ -1,5 +1,6 @@
 """OpenAI's request bodies: typed, bounded, and turned into the internal form."""
 
+import re
 import secrets
 from typing import Annotated, Any, Final, Literal
 
@@ -12,6 +13,7 @@ from lmx_ledger.serving.request import Chat, GenerationRequest, Texts, ToolChoic
 
 _COMPLETION_MAX_TOKENS: Final = 16
 _MAX_STOPS: Final = 16
+_SESSION: Final = re.compile(r"[ -~]{1,200}")
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -218,10 +220,17 @@ def _request(
         stop=stop,
         n=body.n or 1,
         stream=bool(body.stream),
-        session=envelope.session or body.prompt_cache_key or body.session_id,
+        session=_session(envelope.session or body.prompt_cache_key or body.session_id),
         client=envelope.client,
         client_request_id=envelope.client_request_id,
     )
+
+
+def _session(name: str | None) -> str | None:
+    """It goes back in a header: printable ASCII."""
+    if name and not _SESSION.fullmatch(name):
+        raise InvalidRequest("a session is named by 1 to 200 printable ASCII characters", param="session_id")
+    return name or None
 
 
 def _message(message: _Message, index: int) -> dict[str, Any]:

@@ -22,8 +22,6 @@ from lmx_ledger.serving.request import Chat, ChoiceEnd, GenerationRequest, Outpu
 from lmx_ledger.serving.structure import Stretch
 from lmx_ledger.serving.text import TextModel
 
-PROGRESS_EVERY_S = 1.0
-
 
 class Recorder(Protocol):
     """Where events go; the ledger."""
@@ -53,17 +51,18 @@ class Answer:
 
     def __init__(
         self, request: GenerationRequest, model: ServedModel, text: TextModel, prepared: Prepared, place: Place,
-        ledger: Recorder, rates: Rates, received_ns: int, received: ev.Ticket,
+        ledger: Recorder, rates: Rates, progress_every_s: float, received_ns: int, received: ev.Ticket,
     ) -> None:  # fmt: skip
         self.request = request
         self.model = model
         self.created_s = utc_us() // 1_000_000
-        self.usage = Usage(prompt_tokens=prepared.tokens * request.n)
+        self.usage = Usage(prompt_tokens=prepared.tokens)
         self._text = text
         self._prepared = prepared
         self._place = place
         self._ledger = ledger
         self._rates = rates
+        self._progress_every_s = progress_every_s
         self._received_ns = received_ns
         self._cause: ev.Ticket = received
         self._phase = Phase.QUEUE
@@ -136,7 +135,7 @@ class Answer:
             self._cause = self._record(queued)
             while True:
                 try:
-                    await asyncio.wait_for(asyncio.shield(self._place.admitted), PROGRESS_EVERY_S)
+                    await asyncio.wait_for(asyncio.shield(self._place.admitted), self._progress_every_s)
                     break
                 except TimeoutError:
                     yield Progress("queued", self._place.position, position)
@@ -280,7 +279,7 @@ class Answer:
 
     def _progress(self, item: Token | Prefill) -> Progress | None:
         now = mono_ns()
-        if isinstance(item, Token) or now - self._shown_progress_ns < PROGRESS_EVERY_S * 1e9:
+        if isinstance(item, Token) or now - self._shown_progress_ns < self._progress_every_s * 1e9:
             return None
         self._shown_progress_ns = now
         return Progress("prefill", item.done, item.total)

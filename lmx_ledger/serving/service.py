@@ -68,7 +68,18 @@ class Serving:
             self._emit(request, model, gone, cause=received)
             raise
         place = model.queue.enter(request.choices)
-        answer = Answer(request, model, text, prepared, place, self._ledger, self.rates, received_ns, received)
+        answer = Answer(
+            request,
+            model,
+            text,
+            prepared,
+            place,
+            self._ledger,
+            self.rates,
+            self._config.server.progress_every,
+            received_ns,
+            received,
+        )
         self._watch(answer)
         if request.max_tokens is not None and prepared.max_tokens < request.max_tokens:
             clamped = ev.RequestDegraded(

@@ -119,7 +119,9 @@ async def test_a_client_that_goes_away_in_the_queue_leaves_the_line(
 async def test_a_waiting_stream_gets_parsed_progress_and_then_its_answer(
     start_daemon: Callable[[str], RunningDaemon], model_config: str
 ) -> None:
-    config = "[queue]\nmax_running = 1\nmax_choices = 1\n" + model_config
+    config = (
+        '[server]\nport = PORT\nprogress_every = "20ms"\n[queue]\nmax_running = 1\nmax_choices = 1\n' + model_config
+    )
     own = start_daemon(config)
     async with httpx.AsyncClient(base_url=own.url, timeout=60) as client:
         running = asyncio.create_task(ask(client, ENDLESS))
@@ -132,6 +134,15 @@ async def test_a_waiting_stream_gets_parsed_progress_and_then_its_answer(
                     frames.append(json.loads(line.removeprefix("data: ")))
                 if "lmx" in (frames[-1] if frames else {}):
                     running.cancel()
+        prompt = {"model": "random", "prompt": [3 + i % 250 for i in range(6000)], "max_tokens": 2, "stream": True}
+        prefill: list[dict[str, Any]] = []
+        async with client.stream("POST", "/v1/completions", json=prompt) as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data: {") and "lmx" in (frame := json.loads(line.removeprefix("data: "))):
+                    prefill.append(frame["lmx"])
+    assert {step["phase"] for step in prefill} == {"prefill"}
+    assert [step["done"] for step in prefill] == sorted({step["done"] for step in prefill})
+    assert all(step["total"] == 6000 for step in prefill)
     progress = [frame["lmx"] for frame in frames if "lmx" in frame]
     assert progress[0] == {"phase": "queued", "done": 1, "total": 1}
     assert all(frame["choices"][0]["delta"].get("content", "") == "" for frame in frames if "lmx" in frame)
@@ -166,3 +177,9 @@ def test_a_session_is_named_by_header_or_body(daemon: RunningDaemon) -> None:
         response = daemon.post("/v1/chat/completions", {**body, field: "work-2"})
         assert response.headers["X-LMX-Session"] == "work-2"
     assert {event["session"] for event in daemon.events(type="request.*", session="work-2")} == {"work-2"}
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "größe", "x" * 201])
+def test_a_session_name_that_no_header_can_carry_is_refused(daemon: RunningDaemon, name: str) -> None:
+    refused = daemon.chat(session_id=name)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "session_id")
