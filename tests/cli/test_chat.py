@@ -180,12 +180,12 @@ def test_ctrl_c_cancels_the_answer_and_not_the_program(daemon: RunningDaemon, tm
         shown.until(r"talk\r\n.{40}")
         shown.process.send_signal(signal.SIGINT)
         shown.until(r"cancelled")
-        shown.until(r"> ")
+        shown.until(r"\n> ")
         shown.type("half a line")
         shown.until(r"half a line")
         shown.process.send_signal(signal.SIGINT)
         shown.until(r"/quit or Ctrl-D leaves")
-        shown.until(r"> ")
+        shown.until(r"\n> ")
         shown.type("\x04")
         assert shown.process.wait(PATIENCE_S) == 0
     assert daemon.wait_event("request.cancelled", model="random")["data"]["phase"] == "decode"
