@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -94,19 +95,20 @@ def event_catalogue() -> str:
 
 def command_reference() -> str:
     """The help of every command."""
-    import click
+    import typer
     from typer.main import get_command
 
     from lmx_ledger.cli.main import lmx
 
     lines = ["# Commands", "", "Generated from `lmx_ledger/cli` by `make docs`. `opta serve ...` is `lmx serve ...`."]
 
-    def walk(command: click.Command, path: str) -> None:
-        if isinstance(command, click.Group):
+    def walk(command: Any, path: str) -> None:
+        # typer carries a click of its own, so a group is known by what it has.
+        if hasattr(command, "commands"):
             for name in sorted(command.commands):
                 walk(command.commands[name], f"{path} {name}")
             return
-        context = click.Context(command, info_name=path)
+        context = typer.Context(command, info_name=path)
         lines.extend(["", f"## {path}", "", (command.help or "").strip(), "", "| option | does |", "|---|---|"])
         for parameter in command.params:
             record = parameter.get_help_record(context)

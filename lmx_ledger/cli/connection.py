@@ -1,29 +1,29 @@
-"""Talking to a daemon over HTTP; what goes wrong carries the exit status of the contract."""
+"""The way to a daemon: HTTP, and what each kind of trouble on it means for the exit status."""
 
 import ipaddress
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import httpx
-import msgspec
 import typer
 
-# core.config says the same, but pydantic costs every command a fifth of a second; a test holds the two together.
-DEFAULT_URL: Final = "http://127.0.0.1:3456"
-_TIMEOUT: Final = httpx.Timeout(30.0, connect=3.0)
-_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses to be replaced, not bound
+if TYPE_CHECKING:
+    import httpx
 
-Parameters = Mapping[str, str] | Sequence[tuple[str, str]]
+DEFAULT_URL: Final = "http://127.0.0.1:3456"
+"""The one of `core.config`, which is not imported here: pydantic would double the time to the first output."""
+
+_PATIENCE_S: Final = 30.0
+_CONNECT_S: Final = 5.0
 
 
 class Failure(Exception):
-    """A command cannot do its work; the message is one line that says why and what to do."""
+    """It did not work; the message is one line that says why and what to do."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code = 1
 
 
 class NoDaemon(Failure):
@@ -33,142 +33,180 @@ class NoDaemon(Failure):
 
 
 class Refused(Failure):
-    """The daemon said no; `status` is HTTP's."""
-
-    def __init__(self, message: str, status: int = 500) -> None:
-        super().__init__(message)
-        self.status = status
+    """The daemon answered with an error."""
 
 
-class Connection:
-    """One daemon, by URL (LMX_URL or the default without one) and key (LMX_API_KEY).
-
-    Raises:
-        typer.BadParameter: the URL is none, or no header can carry the key.
-    """
-
-    def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
-        given = url or os.environ.get("LMX_URL") or DEFAULT_URL
-        self.url = (given if "://" in given else f"http://{given}").rstrip("/")
-        key = api_key or os.environ.get("LMX_API_KEY")
-        try:
-            parts = urlsplit(self.url)
-            self.host, self.port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-            if parts.scheme not in {"http", "https"} or not self.host or " " in self.url:
-                raise ValueError("it names no host, or another scheme than http and https")
-            headers = {"Authorization": f"Bearer {key}"} if key else {}
-            self._client = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=False)
-        except UnicodeEncodeError:
-            raise typer.BadParameter("a key has ASCII characters only", param_hint="--api-key") from None
-        except (httpx.InvalidURL, ValueError) as error:
-            message = f"{given!r} is no URL ({error}); write it like {DEFAULT_URL}"
-            raise typer.BadParameter(message, param_hint="--url") from None
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it names this machine."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def get(self, path: str, params: Parameters | None = None) -> Any:
-        """The JSON of a GET.
-
-        Raises:
-            NoDaemon: nobody answers.
-            Refused: the daemon says no.
-            Failure: whoever answers is no daemon of this kind.
-        """
-        response = self._send("GET", path, list(params.items()) if isinstance(params, Mapping) else params)
-        if not response.is_success:
-            raise _refusal(response.status_code, response.content, self.url)
-        return self._json(response)
-
-    def readiness(self) -> dict[str, Any]:
-        """`/readyz`, whatever its status.
-
-        Raises:
-            NoDaemon: nobody answers.
-            Failure: whoever answers is no daemon of this kind.
-        """
-        answer = self._json(self._send("GET", "/readyz", None))
-        return answer if isinstance(answer, dict) else {}
-
-    def answers(self) -> bool:
-        """Whether a daemon answers.
-
-        Raises:
-            Failure: something answers, and it is no daemon of this kind.
-        """
-        try:
-            health = self._json(self._send("GET", "/healthz", None))
-        except NoDaemon:
-            return False
-        if not isinstance(health, dict) or "boot" not in health:
-            raise _stranger(self.url)
-        return True
-
-    @contextmanager
-    def stream_lines(self, path: str, body: Mapping[str, Any]) -> Iterator[Iterator[str]]:
-        """The lines of a streamed POST; leaving the context hangs up.
-
-        Raises:
-            NoDaemon: nobody answers.
-            Refused: the daemon says no.
-            Failure: the answer broke off.
-        """
-        patient = httpx.Timeout(None, connect=3.0)
-        try:
-            with self._client.stream("POST", path, json=body, timeout=patient) as response:
-                if not response.is_success:
-                    raise _refusal(response.status_code, response.read(), self.url)
-                yield response.iter_lines()
-        except httpx.ConnectError:
-            raise self._nobody() from None
-        except httpx.TransportError as error:
-            raise Failure(f"the answer from {self.url} broke off ({error}); ask again") from None
-
-    def _send(self, method: str, path: str, params: Sequence[tuple[str, str]] | None) -> httpx.Response:
-        try:
-            return self._client.request(method, path, params=list(params or ()))
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            raise self._nobody() from None
-        except httpx.TransportError as error:
-            raise _stranger(self.url, str(error)) from None
-
-    def _json(self, response: httpx.Response) -> Any:
-        try:
-            return msgspec.json.decode(response.content)
-        except msgspec.DecodeError:
-            raise _stranger(self.url) from None
-
-    def _nobody(self) -> NoDaemon:
-        return NoDaemon(f"no daemon answers at {self.url}; start one with `lmx serve start`, or name it with --url")
-
-
-def home_folder(given: Path | None) -> Path:
-    """The home that a command means: the given one, LMX_HOME, or ~/.lmx; absolute."""
-    return (given or Path(os.environ.get("LMX_HOME") or "~/.lmx")).expanduser().absolute()
+def home_folder(home: Path | None) -> Path:
+    """The home folder: as given, or LMX_HOME, or `~/.lmx`."""
+    return (home or Path(os.environ.get("LMX_HOME") or "~/.lmx")).expanduser().absolute()
 
 
 def reach_url(host: str, port: int) -> str:
-    """The URL under which this machine reaches a daemon that listens on `host`."""
-    name = _ANYWHERE.get(host, host).strip("[]")
+    """The URL under which a daemon that listens on `host` is reached from this machine."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))  # noqa: S104 - compared
     return f"http://{f'[{name}]' if ':' in name else name}:{port}"
 
 
-def _stranger(url: str, why: str = "") -> Failure:
-    return Failure(f"{url} answers, but not as an LMX daemon does{f' ({why})' if why else ''}; name another with --url")
+class Connection:
+    """Requests to one daemon."""
+
+    def __init__(self, url: str | None, api_key: str | None = None) -> None:
+        """Nothing is sent yet.
+
+        Raises:
+            typer.BadParameter: the URL or the key is none that can be sent.
+        """
+        self.url = _checked(url or DEFAULT_URL)
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise typer.BadParameter("a key has printable ASCII characters only", param_hint="--api-key")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+    @property
+    def port(self) -> int:
+        """The port in the URL."""
+        parts = urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def host(self) -> str:
+        """The host in the URL."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the URL names this machine, so that its ledger file may be read instead."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        """The JSON of a GET that succeeded.
+
+        Raises:
+            NoDaemon: nobody listens there.
+            Refused: the answer is an error.
+            Failure: no answer in time, or none of an LMX daemon.
+        """
+        with self._explained(), self._client() as client:
+            response = client.get(path, params=params)
+            self._check(response)
+            return self._json(response)
+
+    def answers(self) -> bool:
+        """Whether an LMX daemon is there.
+
+        Raises:
+            Failure: something else answers there, or nothing in time.
+        """
+        try:
+            health = self.get("/healthz")
+        except NoDaemon:
+            return False
+        if not isinstance(health, dict) or health.get("status") != "ok":
+            raise Failure(f"{self.url} answers, but not as an LMX daemon does; check --url and --port")
+        return True
+
+    def readiness(self) -> dict[str, Any]:
+        """What `/readyz` says, ready or not.
+
+        Raises:
+            NoDaemon: nobody listens there.
+            Failure: no answer in time, or none of an LMX daemon.
+        """
+        with self._explained(), self._client() as client:
+            return dict(self._json(client.get("/readyz")))
+
+    @contextmanager
+    def stream_lines(self, path: str, body: dict[str, Any]) -> Iterator[Iterator[str]]:
+        """The lines of a streamed answer to a POST; leaving the context hangs up.
+
+        Raises:
+            NoDaemon: nobody listens there.
+            Refused: the answer is an error.
+            Failure: the answer broke off.
+        """
+        with (
+            self._explained(),
+            self._client(read_timeout_s=None) as client,
+            client.stream("POST", path, json=body) as response,
+        ):
+            if response.is_error:
+                response.read()
+            self._check(response)
+            yield _lines(response.iter_bytes())
+
+    def _client(self, read_timeout_s: float | None = _PATIENCE_S) -> "httpx.Client":
+        import httpx  # noqa: PLC0415 - 140 ms that help and usage errors do without
+
+        # A proxy from the environment is not for a daemon on this machine.
+        return httpx.Client(
+            base_url=self.url,
+            headers=self._headers,
+            timeout=httpx.Timeout(read_timeout_s, connect=_CONNECT_S),
+            trust_env=False,
+        )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        import httpx  # noqa: PLC0415
+
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            port = "" if self.url == DEFAULT_URL else f" --port {self.port}"
+            start = f"start one with: lmx serve start{port}" if self.is_local else "check --url"
+            raise NoDaemon(f"no daemon at {self.url}; {start}") from None
+        except httpx.TimeoutException:
+            raise Failure(f"{self.url} did not answer in {_PATIENCE_S:.0f} s; see: lmx serve logs") from None
+        except httpx.RemoteProtocolError as error:
+            raise Failure(f"{self.url} broke off, or is no HTTP server ({error}); see: lmx serve logs") from None
+        except httpx.TransportError as error:
+            raise Failure(f"{self.url} broke off ({error}); see: lmx serve logs") from None
+
+    def _check(self, response: "httpx.Response") -> None:
+        if not response.is_error:
+            return
+        try:
+            message = str(response.json()["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            raise self._stranger(response) from None
+        if response.status_code in {401, 403}:
+            message += "; here: --api-key or LMX_API_KEY"
+        elif wait_s := response.headers.get("Retry-After"):
+            message += f"; try again in {wait_s} s"
+        raise Refused(message)
+
+    def _json(self, response: "httpx.Response") -> Any:
+        try:
+            return response.json()
+        except ValueError:
+            raise self._stranger(response) from None
+
+    def _stranger(self, response: "httpx.Response") -> Failure:
+        return Failure(
+            f"{self.url} answers, but not as an LMX daemon does (HTTP {response.status_code}); check --url and --port"
+        )
 
 
-def _refusal(status: int, content: bytes, url: str) -> Failure:
+def _checked(url: str) -> str:
+    text = url if "://" in url else f"http://{url}"
     try:
-        error = msgspec.json.decode(content)["error"]
-        message = str(error["message"])
-    except (msgspec.DecodeError, LookupError, TypeError):
-        return _stranger(url, f"HTTP {status}")
-    hint = "; give the key with --api-key or LMX_API_KEY" if status == 401 else ""
-    return Refused(message + hint, status)
+        parts = urlsplit(text)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or parts.query or parts.fragment or not text.isascii() or not text.isprintable() or " " in text:
+        raise typer.BadParameter(f"{url!r} is no URL; write it like {DEFAULT_URL}", param_hint="--url")
+    return text.rstrip("/")
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
+    """Lines of UTF-8 ended by LF. httpx's own also splits at U+2028, which may stand inside of JSON."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", "replace").rstrip("\r")
+    if rest:
+        yield rest.decode("utf-8", "replace")

@@ -1,40 +1,57 @@
-"""The options that many commands share."""
+"""The options that commands share, each written once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from lmx_ledger.cli.connection import Connection, reach_url
+from lmx_ledger.cli.connection import DEFAULT_URL
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
-AsJsonLines = Annotated[bool, typer.Option("--json", help="One JSON document; with -f one object per line.")]
-Url = Annotated[
+_CONNECTION: Final = "Connection"
+
+Url: TypeAlias = Annotated[
     str | None,
-    typer.Option("--url", metavar="URL", help="Where the daemon is.", show_default="LMX_URL or http://127.0.0.1:3456"),
+    typer.Option(
+        "--url", metavar="URL", help="Where the daemon is.", show_default=DEFAULT_URL, rich_help_panel=_CONNECTION
+    ),
 ]
-ApiKey = Annotated[
-    str | None, typer.Option("--api-key", metavar="KEY", help="Key, where it has keys.", show_default="LMX_API_KEY")
+ApiKey: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        envvar="LMX_API_KEY",
+        help="Key to send, where the daemon asks for one.",
+        rich_help_panel=_CONNECTION,
+    ),
 ]
-Home = Annotated[
-    Path | None, typer.Option("--home", metavar="DIR", help="Home folder.", show_default="LMX_HOME or ~/.lmx")
-]
-Port = Annotated[int | None, typer.Option("--port", metavar="N", min=1, max=65535, help="Port on this machine.")]
-ConfigFile = Annotated[
+Home: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="Configuration file.", show_default="HOME/config.toml if there"),
+    typer.Option(
+        "--home", metavar="DIR", help="Folder of the ledger and the run files.", show_default="LMX_HOME or ~/.lmx"
+    ),
 ]
-Model = Annotated[str | None, typer.Option("--model", metavar="M", help="Of this model.")]
+ConfigFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Configuration to read.", show_default="HOME/config.toml if there"),
+]
+Port: TypeAlias = Annotated[
+    int | None, typer.Option("--port", metavar="N", min=1, max=65535, help="Short for --url on this machine.")
+]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
+AsJsonLines: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="One JSON document on stdout; with -f one object per line.")
+]
 
 
 def url_of(url: str | None, port: int | None) -> str | None:
-    """The URL that `--url` or `--port` names; None when neither was given.
+    """The URL that `--url` and `--port` name together.
 
     Raises:
-        typer.BadParameter: they name different ports.
+        typer.BadParameter: both are given.
     """
     if port is None:
         return url
-    if url is not None and Connection(url).port != port:
-        raise typer.BadParameter("--url and --port name different ports", param_hint="--port")
-    return url or reach_url("127.0.0.1", port)
+    if url is not None:
+        raise typer.BadParameter("give --url or --port, not both", param_hint="--port")
+    return f"http://127.0.0.1:{port}"

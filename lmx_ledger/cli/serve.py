@@ -1,14 +1,14 @@
-"""`lmx serve`: the group, and its two commands that only look."""
+"""`lmx serve`: start, stop, status and logs of the daemon."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from lmx_ledger.cli import start, stop
 from lmx_ledger.cli.connection import Connection
-from lmx_ledger.cli.display import SEVERITY_STYLE, harmless, note, on_terminal, print_json, state_text, terminal
+from lmx_ledger.cli.display import SEVERITY_STYLE, note, on_terminal, print_json, state_text, terminal
 from lmx_ledger.cli.events import Follow, Since, default_count, moment, severity_of
 from lmx_ledger.cli.models import show_models
 from lmx_ledger.cli.options import ApiKey, AsJson, AsJsonLines, Home, Port, Url, url_of
@@ -16,127 +16,118 @@ from lmx_ledger.cli.source import Wanted, follow, newest, open_source
 from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.units import show_bytes, show_duration
-from lmx_ledger.ledger.log_lines import render
 
-_STATUS_EXAMPLE: Final = "Example: lmx serve status --json"
-_LOGS_EXAMPLE: Final = "Example: lmx serve logs -f --level warning --time"
-_BACK: Final = 10
+EXAMPLE: Final = "Example: lmx serve start --detach"
+
+_BACK: Final = 20
 
 group = typer.Typer(
-    help="Start, stop and look at the daemon.",
-    epilog="Example: lmx serve start --detach",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
+    help="Start, stop and watch the daemon.", epilog=EXAMPLE, no_args_is_help=True, rich_markup_mode="rich"
 )
-
-
-@group.callback()
-def _serve() -> None:
-    """Start, stop and look at the daemon."""
-
-
 group.command("start", epilog=start.EXAMPLE)(start.start)
 group.command("stop", epilog=stop.EXAMPLE)(stop.stop)
 
 
-@group.command("status", epilog=_STATUS_EXAMPLE)
+@group.command("status", epilog="Example: lmx serve status --json")
 def status(port: Port = None, as_json: AsJson = False, url: Url = None, api_key: ApiKey = None) -> None:
-    """Health and load of the daemon and its models."""
+    """Health and saturation, now."""
     connection = Connection(url_of(url, port), api_key)
-    answer = connection.get("/lmx/status")
-    ready = connection.readiness()
+    found = connection.get("/lmx/status")
     if as_json:
-        print_json({**answer, "ready": ready})
+        print_json(found)
         return
-    rows = _facts(connection.url, answer, ready)
+    facts = _facts(found, connection.url, connection.readiness())
     if not on_terminal():
-        for name, value in rows:
-            typer.echo(f"{name}\t{harmless(str(value))}")
-        for model in answer["models"]:
-            typer.echo(f"model\t{harmless(model['id'])}\t{model['state']}")
+        for name, value in facts:
+            typer.echo(f"{name:<10}{value.plain}")
+        for model in found["models"]:
+            typer.echo(f"{'model':<10}{model['id']} {model['state']}, {model['in_flight']} in flight")
         return
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value if isinstance(value, Text) else Text(harmless(value)))
     console = terminal()
-    console.print(table)
+    for name, value in facts:
+        console.print(Text(f"{name:<10}", style="dim", end="").append_text(value))
     console.print()
-    show_models(answer["models"])
+    show_models(found["models"])
 
 
-def _facts(url: str, answer: dict[str, Any], ready: dict[str, Any]) -> list[tuple[str, str | Text]]:
-    memory, prefill, ttft = answer["memory"], answer["prefill_tps"], answer["ttft_p95_ms"]
-    state = state_text(answer["state"])
-    state.append(f", stage {answer['stage']}, ready: {ready.get('status', '?')}", style="default")
-    if ready.get("reason"):
-        state.append(f" ({harmless(ready['reason'])})", style="default")
-    used = f"{show_bytes(memory['used_bytes'])} of {show_bytes(memory['limit_bytes'])} ({memory['used_fraction']:.1%})"
+def _facts(found: dict[str, Any], url: str, ready: dict[str, Any]) -> list[tuple[str, Text]]:
+    memory, ledger, ttft = found["memory"], found["ledger"], found["ttft_p95_ms"]
+    state = state_text(found["state"])
+    if ready["status"] not in {"ok", found["state"]}:
+        state.append(f" ({ready['status']}: {ready['reason']})")
+    state.append(f", stage {found['stage']}" + (", safe mode" if found["safe_mode"] else ""), style="not green default")
     return [
-        ("daemon", f"lmx {answer['version']} on {url}, up {show_duration(answer['uptime_s'])}"),
+        ("url", Text(url)),
+        ("version", Text(f"{found['version']}, up {show_duration(found['uptime_s'])}")),
+        ("boot", Text(found["boot"])),
         ("state", state),
-        ("requests", f"{answer['in_flight']} in flight, {answer['queued']} waiting"),
-        ("decode", f"{answer['decode_tps']:g} tokens/s over the last 10 s"),
-        ("prefill", f"{prefill:g} tokens/s" if prefill else "nothing read yet"),
-        ("first token", f"{show_duration(ttft / 1000)} (p95)" if ttft else "none yet"),
-        ("memory", used),
-        ("ledger", f"{answer['ledger']['seq']:,} events, {answer['ledger']['queue']} on their way"),
+        ("requests", Text(f"{found['in_flight']} in flight, {found['queued']} queued")),
+        ("decode", Text(f"{found['decode_tps'] or 0:,.1f} tokens/s")),
+        ("prefill", Text(f"{found['prefill_tps'] or 0:,.1f} tokens/s")),
+        ("TTFT p95", Text("-" if ttft is None else show_duration(ttft / 1000))),
+        (
+            "memory",
+            Text(
+                f"{show_bytes(memory['used_bytes'])} of {show_bytes(memory['limit_bytes'])} "
+                f"({memory['used_fraction']:.0%})"
+            ),
+        ),
+        ("context", Text(f"up to {found['max_context_tokens']:,} tokens")),
+        ("ledger", Text(f"event {ledger['seq']:,}, {ledger['queue']} waiting to be written")),
     ]
 
 
-@group.command("logs", epilog=_LOGS_EXAMPLE)
+@group.command("logs", epilog="Example: lmx serve logs -f --since 10m --level warning --time")
 def logs(
     following: Follow = False,
     since: Since = None,
     level: Annotated[
-        str, typer.Option("--level", metavar="LEVEL", help="At least debug, info, warning, error, critical.")
+        str, typer.Option("--level", metavar="LEVEL", help="At least debug, info, warning, error or critical.")
     ] = "info",
-    with_time: Annotated[bool, typer.Option("--time", help="Put the time in front.")] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", metavar="N", min=1, help="At most so many.", show_default="100; 1000 when piped"),
-    ] = None,
+    with_time: Annotated[bool, typer.Option("--time", help="Put the time (UTC) in front.")] = False,
     home: Home = None,
+    port: Port = None,
     as_json: AsJsonLines = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """The ledger as log lines: from the daemon, or from the file where none answers."""
-    wanted = Wanted(since_us=moment(since, "--since"), severity=severity_of(level, "--level"))
-    source = open_source(Connection(url, api_key), home)
+    """The ledger, rendered as log lines."""
+    wanted = Wanted(severity=severity_of(level, "--level"), since_us=moment(since, "--since"))
+    source = open_source(Connection(url_of(url, port), api_key), home)
     if following:
-        back = limit if limit is not None or since is not None else _BACK
         try:
-            for event in follow(source, wanted, back):
-                _log_line(event, with_time=with_time, as_json=as_json)
+            _print_lines(follow(source, wanted, None if since else _BACK), with_time=with_time, as_json=as_json)
         except KeyboardInterrupt:
             raise typer.Exit(0) from None
         return
-    found, cut = newest(source, wanted, limit or default_count(as_json))
+    count = None if since else default_count(as_json=as_json)
+    found, cut = newest(source, wanted, count)
     if as_json:
-        print_json({"lines": [_as_data(event, with_time=with_time) for event in found], "complete": not cut})
-        return
-    for event in found:
-        _log_line(event, with_time=with_time, as_json=False)
-    if not found:
-        note("nothing has been logged")
-
-
-def _log_line(event: Recorded, *, with_time: bool, as_json: bool) -> None:
-    if as_json:
-        print_json(_as_data(event, with_time=with_time), line=True)
-    elif on_terminal():
-        line = Text(render(event, with_time=with_time), style=SEVERITY_STYLE[event.severity.label])
-        terminal().print(line, soft_wrap=True)
+        print_json({"lines": [_line(event) for event in found], "complete": not cut})
     else:
-        typer.echo(render(event, with_time=with_time))
+        _print_lines(found, with_time=with_time, as_json=False)
+    if not found:
+        note(f"nothing to show at level {level}")
+    if cut:
+        note(f"these are the newest {count} lines; for more: --since 1d")
 
 
-def _as_data(event: Recorded, *, with_time: bool) -> dict[str, Any]:
-    return {
-        "seq": event.seq,
-        "time": rfc3339(event.time_us),
-        "severity": event.severity.label,
-        "line": render(event, with_time=with_time),
-    }
+def _print_lines(events: Iterable[Recorded], *, with_time: bool, as_json: bool) -> None:
+    from lmx_ledger.ledger.log_lines import render  # noqa: PLC0415 - with the ledger's room comes SQLAlchemy
+
+    console = terminal() if on_terminal() else None
+    for event in events:
+        if as_json:
+            print_json(_line(event), line=True)
+        elif console:
+            style = SEVERITY_STYLE[event.severity.label]
+            console.print(Text(render(event, with_time=with_time), style=style), soft_wrap=True)
+        else:
+            typer.echo(render(event, with_time=with_time))
+
+
+def _line(event: Recorded) -> dict[str, Any]:
+    from lmx_ledger.ledger.log_lines import render  # noqa: PLC0415
+
+    severity = event.severity.label
+    return {"seq": event.seq, "time": rfc3339(event.time_us), "severity": severity, "line": render(event)}

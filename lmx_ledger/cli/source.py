@@ -1,26 +1,24 @@
-"""Where events are read: from the daemon that answers, else from the ledger file, read-only."""
+"""Where events are read: from a daemon over HTTP, or from the ledger file where none answers; and how to follow."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
-from lmx_ledger.cli.connection import Connection, Failure, NoDaemon, Refused, home_folder
+from lmx_ledger.cli.connection import Connection, Failure, NoDaemon, home_folder
 from lmx_ledger.cli.display import note
 from lmx_ledger.core.clock import parse_rfc3339, rfc3339
 from lmx_ledger.core.events import Recorded, Severity
-from lmx_ledger.ledger.query import EventFilter, Reader
-from lmx_ledger.ledger.store import LedgerMissing
 
 _PAGE: Final = 1000
-_POLL_S: Final = 0.5
-_NAMES: Final = ("request", "session", "model", "incident", "cause")
+_POLL_S: Final = 0.3
+_EXACT: Final = ("request", "session", "model", "incident", "cause", "after", "limit", "order")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a command asks for: the ledger's filter, without cursor and page size."""
+    """Which events, as the ledger's `EventFilter` has it; that one costs SQLAlchemy, which HTTP does without."""
 
     types: tuple[str, ...] = ()
     request: str | None = None
@@ -31,97 +29,147 @@ class Wanted:
     cause: int | None = None
     since_us: int | None = None
     until_us: int | None = None
+    after: int | None = None
     order: Literal["asc", "desc"] = "asc"
+    limit: int = _PAGE
 
 
-Source = Callable[[EventFilter], list[Recorded]]
-"""Answers one filter with one page."""
+class Source(Protocol):
+    """A place where events can be asked for."""
+
+    def page(self, wanted: Wanted) -> list[Recorded]:
+        """At most `limit` (1000) events."""
+
+    def head(self) -> int:
+        """The newest seq; 0 in an empty ledger."""
+
+
+class HttpSource:
+    """A daemon's `/lmx/events`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def page(self, wanted: Wanted) -> list[Recorded]:
+        """At most `limit` events.
+
+        Raises:
+            Failure: as `Connection.get`, or the answer holds no events.
+        """
+        params: dict[str, Any] = {name: value for name in _EXACT if (value := getattr(wanted, name)) is not None}
+        if wanted.types:
+            params["type"] = list(wanted.types)
+        if wanted.severity is not None:
+            params["severity"] = wanted.severity.label
+        for name, moment_us in (("since", wanted.since_us), ("until", wanted.until_us)):
+            if moment_us is not None:
+                params[name] = rfc3339(moment_us)
+        answer = self._connection.get("/lmx/events", params)
+        try:
+            return [_recorded(event) for event in answer["events"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise Failure(
+                f"{self._connection.url} answers with events that this lmx cannot read ({error!r}); is it as new?"
+            ) from None
+
+    def head(self) -> int:
+        """The newest seq."""
+        return max((event.seq for event in self.page(Wanted(order="desc", limit=1))), default=0)
+
+
+class FileSource:
+    """The ledger file, read-only."""
+
+    def __init__(self, file: Path) -> None:
+        """Open it.
+
+        Raises:
+            StartupError: it is missing or no ledger.
+        """
+        from lmx_ledger.ledger.query import Reader  # noqa: PLC0415 - see `Wanted`
+
+        self._reader = Reader.open(file)
+
+    def page(self, wanted: Wanted) -> list[Recorded]:
+        """At most `limit` events.
+
+        Raises:
+            StartupError: the file cannot be read any more.
+        """
+        from lmx_ledger.ledger.query import EventFilter  # noqa: PLC0415
+
+        return self._reader.events(EventFilter(**asdict(wanted)))
+
+    def head(self) -> int:
+        """The newest seq."""
+        return self._reader.head()
 
 
 def open_source(connection: Connection, home: Path | None) -> Source:
-    """The daemon, or the file of the home where none answers (and a note that says so).
+    """The daemon, or the ledger file (and a note that says so).
 
     Raises:
         NoDaemon: there is neither.
-        LedgerError: there is a file that cannot be read.
+        StartupError: the file is no ledger.
     """
     if connection.answers():
-        return lambda wanted: [_recorded(event) for event in connection.get("/lmx/events", _query(wanted))["events"]]
-    path = home_folder(home) / "ledger.db"
+        return HttpSource(connection)
     if not connection.is_local:
-        raise NoDaemon(f"no daemon answers at {connection.url}; the ledger of this machine is not its ledger")
-    try:
-        reader = Reader.open(path)
-    except LedgerMissing:
+        raise NoDaemon(f"no daemon at {connection.url}; check --url")
+    file = home_folder(home) / "ledger.db"
+    if not file.exists():
         raise NoDaemon(
-            f"no daemon answers at {connection.url}, and there is no ledger at {path}; "
-            "start one with `lmx serve start`, or name it with --url or --home"
-        ) from None
-    note(f"no daemon answers at {connection.url}; reading {path}")
-    return reader.events
+            f"no daemon at {connection.url} and no ledger at {file}; start one with lmx serve start, or name its --home"
+        )
+    source = FileSource(file)
+    note(f"no daemon at {connection.url}; reading {file}")
+    return source
 
 
-def collect(source: Source, wanted: Wanted, count: int) -> tuple[list[Recorded], bool]:
-    """The first `count` in the order asked, and whether there are more."""
+def collect(source: Source, wanted: Wanted, count: int | None) -> tuple[list[Recorded], bool]:
+    """Up to `count` events (None: all) in the order of `wanted`, page by page; and whether there are more."""
     found: list[Recorded] = []
-    while len(found) <= count:
-        size = min(_PAGE, count + 1 - len(found))
-        page = source(_filter(wanted, after=found[-1].seq if found else None, limit=size))
+    while True:
+        room = _PAGE if count is None else min(_PAGE, count + 1 - len(found))
+        page = source.page(replace(wanted, limit=room))
         found += page
-        if len(page) < size:
-            break
-    return found[:count], len(found) > count
+        if count is not None and len(found) > count:
+            return found[:count], True
+        if len(page) < room:
+            return found, False
+        wanted = replace(wanted, after=page[-1].seq)
 
 
-def newest(source: Source, wanted: Wanted, count: int) -> tuple[list[Recorded], bool]:
-    """The last `count`, oldest first, and whether there are more before them."""
-    found, cut = collect(source, _backwards(wanted), count)
+def newest(source: Source, wanted: Wanted, count: int | None) -> tuple[list[Recorded], bool]:
+    """The last `count` events, oldest first; and whether earlier ones were left out."""
+    found, cut = collect(source, replace(wanted, order="desc"), count)
     return found[::-1], cut
 
 
 def follow(source: Source, wanted: Wanted, back: int | None) -> Iterator[Recorded]:
-    """What matches already (all of it, or the last `back`), then what comes, without gap or repeat, until Ctrl-C."""
-    last = 0
-    found = collect(source, wanted, 10**9)[0] if back is None else newest(source, wanted, back)[0]
-    if not found and (head := source(EventFilter(order="desc", limit=1))):
-        last = head[0].seq
+    """The last `back` events (None: all that are wanted), then each new one as it comes, without end.
+
+    A daemon that goes away is waited for: its successor goes on in the same ledger.
+    """
+    seen = source.head()
+    yield from (event for event in newest(source, wanted, back)[0] if event.seq <= seen)
+    waiting = False
     while True:
-        for event in found:
-            last = event.seq
-            yield event
-        if not found:
-            time.sleep(_POLL_S)
+        time.sleep(_POLL_S)
         try:
-            found = source(_filter(wanted, after=last, limit=_PAGE))
-        except Failure as failure:
-            if isinstance(failure, Refused):
-                raise
-            # A daemon that restarts is back in a moment; its events are waiting in the ledger.
-            found = []
-
-
-def _backwards(wanted: Wanted) -> Wanted:
-    fields: dict[str, Any] = {name: getattr(wanted, name) for name in Wanted.__dataclass_fields__}
-    return Wanted(**{**fields, "order": "desc"})
-
-
-def _filter(wanted: Wanted, *, after: int | None, limit: int) -> EventFilter:
-    fields: dict[str, Any] = {name: getattr(wanted, name) for name in Wanted.__dataclass_fields__}
-    return EventFilter(**fields, after=after, limit=limit)
-
-
-def _query(wanted: EventFilter) -> list[tuple[str, str]]:
-    pairs = [("type", kind) for kind in wanted.types]
-    pairs += [(name, str(value)) for name in _NAMES if (value := getattr(wanted, name)) is not None]
-    if wanted.severity is not None:
-        pairs.append(("severity", wanted.severity.label))
-    moments = (("since", wanted.since_us), ("until", wanted.until_us))
-    pairs += [(name, rfc3339(at)) for name, at in moments if at is not None]
-    if wanted.after is not None:
-        pairs.append(("after", str(wanted.after)))
-    return [*pairs, ("order", wanted.order), ("limit", str(wanted.limit))]
+            # The cheap question first: a rare type must not cost a scan of everything since its last event each time.
+            head = source.head()
+            fresh = collect(source, replace(wanted, after=seen), None)[0] if head > seen else []
+        except NoDaemon as error:
+            if not waiting:
+                note(f"{str(error).partition(';')[0]} any more; waiting for it to come back (Ctrl-C ends)")
+            waiting = True
+            continue
+        waiting = False
+        yield from fresh
+        seen = max(head, seen, *(event.seq for event in fresh))
 
 
 def _recorded(event: dict[str, Any]) -> Recorded:
-    fields = {name: value for name, value in event.items() if name not in {"time", "severity"}}
-    return Recorded(time_us=parse_rfc3339(event["time"]), severity=Severity.parse(event["severity"]), **fields)
+    fields = {name: event[name] for name in Recorded.__struct_fields__ if name not in {"time_us", "severity"}}
+    return Recorded(**fields, time_us=parse_rfc3339(event["time"]), severity=Severity.parse(event["severity"]))

@@ -18,7 +18,7 @@ TEMPLATES: Final[dict[str, str]] = {
     "daemon.draining": "Draining ({reason}): {in_flight} in flight, {timeout_s:s} to finish.",
     "daemon.drained": "Drained in {ms:ms}, {cancelled} cancelled.",
     "daemon.stopped": "Stopped after {uptime_s:s} ({reason}).",
-    "config.loaded": "Configuration loaded from {source}; changed: {changed}.",
+    "config.loaded": "Configuration read (file: {source}; other than the defaults: {changed}).",
     "engine.started": "Worker for {model} started (pid {pid}, MLX {mlx}, {device}) in {ms:ms}.",
     "engine.exited": "Worker for {model} exited (pid {pid}, code {code}, signal {signal}, expected {expected}).",
     "engine.restarted": "Worker for {model} restarted (pid {pid}, attempt {attempt}) in {ms:ms}.",

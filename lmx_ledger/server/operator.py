@@ -8,10 +8,10 @@ from quart import Blueprint, Response, request
 from werkzeug.datastructures import MultiDict
 
 from lmx_ledger import __version__
-from lmx_ledger.core.clock import parse_rfc3339, utc_us
+from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.errors import InvalidRequest
 from lmx_ledger.core.events import Severity
-from lmx_ledger.core.units import parse_duration
+from lmx_ledger.core.reading import read_moment
 from lmx_ledger.ledger.query import EventFilter
 from lmx_ledger.server.context import Context
 
@@ -114,14 +114,9 @@ def _number(name: str, text: str) -> int:
 
 def _moment(name: str, text: str) -> int:
     try:
-        return utc_us() - int(parse_duration(text) * 1e6)
-    except ValueError:
-        # Not a duration back from now: a time then.
-        pass
-    try:
-        return parse_rfc3339(text)
-    except (ValueError, OverflowError):
-        raise InvalidRequest(f"{name} is a duration back from now (10m) or an RFC 3339 time", param=name) from None
+        return read_moment(text, utc_us())
+    except ValueError as error:
+        raise InvalidRequest(f"{name}: {error}", param=name) from None
 
 
 def _json(value: object) -> Response:
