@@ -42,3 +42,13 @@ def test_functions_that_the_architecture_names_are_in_the_file_it_names() -> Non
 def test_the_lock_holds_names_and_versions_only() -> None:
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         assert re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+!-]+", line), line
+
+
+def test_the_commands_in_the_readme_exist() -> None:
+    commands = re.findall(r"^    \$ (?:.*\| )?lmx ([a-z ]+?)(?: -.*)?$", (ROOT / "README.md").read_text(), re.M)
+    assert len(commands) >= 4
+    for words in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "lmx_ledger.cli", *words.split(), "--help"], check=False, capture_output=True
+        )
+        assert done.returncode == 0, words

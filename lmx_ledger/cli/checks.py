@@ -199,9 +199,7 @@ def sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Check:
     if mended:
         return Check("sqlite", "ok", found)
     mend = "nothing urgent; a Python with SQLite 3.51.3, 3.50.7, 3.44.6 or newer is free of it"
-    return Check(
-        "sqlite", "warn", f"{found} has the WAL-reset bug, which LMX keeps clear of (one writer checkpoints)", mend
-    )
+    return Check("sqlite", "warn", f"{found} has the WAL-reset bug; one daemon per home keeps clear of it", mend)
 
 
 def ledger(file: Path) -> Check:

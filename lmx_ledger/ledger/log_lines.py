@@ -20,13 +20,13 @@ TEMPLATES: Final[dict[str, str]] = {
     "daemon.stopped": "Stopped after {uptime_s:s} ({reason}).",
     "config.loaded": "Configuration read (file: {source}; other than the defaults: {changed}).",
     "engine.started": "Worker for {model} started (pid {pid}, MLX {mlx}, {device}) in {ms:ms}.",
-    "engine.exited": "Worker for {model} exited (pid {pid}, code {code}, signal {signal}, expected {expected}).",
+    "engine.exited": "Worker for {model} ended (pid {pid}, signal {signal}, status {code}); last act: {last_acts:last}",
     "engine.restarted": "Worker for {model} restarted (pid {pid}, attempt {attempt}) in {ms:ms}.",
     "model.load_started": "Loading {model} ({weights_bytes:bytes})...",
     "model.loaded": "Loaded {model} ({weights_bytes:bytes}, {architecture}, context {context}) in {ms:ms}.",
     "model.load_failed": "Loading {model} failed: {error}",
     "model.unloaded": "Unloaded {model} ({reason}).",
-    "request.received": "{request} received on {route}: {messages} messages, {chars} characters.",
+    "request.received": "{request} received on {route} (messages: {messages}, characters: {chars}).",
     "request.queued": "{request} queued at position {position} behind {running} running.",
     "request.admitted": "{request} admitted to {model}: {prompt_tokens} prompt tokens, at most {max_tokens} more.",
     "request.rejected": "{request} rejected, {status} {code}: {message}",
@@ -84,6 +84,8 @@ class _Formatter(string.Formatter):
                 return show_duration(value / 1000).replace(" ", "")
             if format_spec == "s":
                 return show_duration(value).replace(" ", "")
+        if format_spec == "last" and isinstance(value, list):
+            return _shown(value[-1] if value else None)
         return _shown(value)
 
 

@@ -151,7 +151,7 @@ class StepLoop:
     def _step(self) -> None:
         assert self._generator is not None  # noqa: S101 - streams exist only behind a loaded model
         self._steps += 1
-        self._recorder.note(f"step {self._steps}: {len(self._streams)} streams")
+        self._recorder.note(f"step {self._steps}, streams: {len(self._streams)}")
         reading, generated = self._generator.next()
         tokens = []
         for response in generated:
