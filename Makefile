@@ -51,7 +51,9 @@ demo-model: install ## Write the demo model into the home folder anew
 	@$(BIN)/python -m lmx_ledger.daemon.demo
 
 lock: install ## Pin what .venv holds now
-	@$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+==' | sort -f > requirements.lock
+	@$(BIN)/python -c 'from importlib.metadata import distributions as d; v = {x.name: x.version for x in d()}; \
+		v.setdefault("mlx-metal", v["mlx"]); v.setdefault("mlx-cpu", v["mlx"]); [v.pop(n, 0) for n in ("lmx-ledger", "pip", "setuptools", "uv")]; \
+		print("\n".join(f"{n}=={v[n]}" for n in sorted(v, key=str.lower)))' > requirements.lock
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from lmx_ledger.core.config import load_config
 from lmx_ledger.core.events import CATALOGUE
 from lmx_ledger.engine.llama_folder import write_random_model
 
@@ -11,9 +12,16 @@ IS_RANDOM: Final = "lmx-demo has random weights: it answers with word salad, to 
 
 
 def ensure(home: Path) -> Path:
-    """The folder of the demo model under a home; made if it is not there (about 30 ms)."""
+    """The folder of the demo model under a home; made if it is not there."""
     folder = home / "models" / ID
-    if not (folder / "config.json").exists():
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_random_model(folder, text=[kind.doc for kind in CATALOGUE.values()])
-    return folder
+    return folder if (folder / "config.json").exists() else write(folder)
+
+
+def write(folder: Path) -> Path:
+    """Make the model anew (about 30 ms); the same bytes each time."""
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return write_random_model(folder, text=[kind.doc for kind in CATALOGUE.values()])
+
+
+if __name__ == "__main__":
+    print(write(load_config(None).home / "models" / ID))  # noqa: T201 - what `make demo-model` says

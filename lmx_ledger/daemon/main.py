@@ -235,8 +235,11 @@ class Daemon:
                 f"{self.config.server.drain_timeout:g} s; again to cut them off"
             )
         began, timeout_s = mono_ns(), self.config.server.drain_timeout
+        order = await ledger.commit(
+            _daemon_event(ev.OperatorCommanded(command="stop", arguments={}, via=self._stop_reason))
+        )
         draining = _daemon_event(
-            ev.DaemonDraining(reason=self._stop_reason, in_flight=serving.in_flight, timeout_s=timeout_s)
+            ev.DaemonDraining(reason=self._stop_reason, in_flight=serving.in_flight, timeout_s=timeout_s), cause=order
         )
         serving.draining = ticket = ledger.emit(draining)
         await ledger.seq_of(ticket)

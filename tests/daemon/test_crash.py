@@ -175,6 +175,15 @@ def test_a_stop_lets_the_stream_in_flight_finish_and_refuses_new_work(own_daemon
     stream.close()
     assert own_daemon.process.wait(30) == 0
     reader = Reader.open(own_daemon.home / "ledger.db")
-    types = [event.type for event in reader.events(EventFilter(types=("daemon.*",)))]
+    story = reader.events(EventFilter(types=("daemon.*", "operator.*")))
     reader.close()
-    assert types == ["daemon.started", "daemon.ready", "daemon.draining", "daemon.drained", "daemon.stopped"]
+    assert [event.type for event in story] == [
+        "daemon.started",
+        "daemon.ready",
+        "operator.commanded",
+        "daemon.draining",
+        "daemon.drained",
+        "daemon.stopped",
+    ]
+    assert (story[2].data["command"], story[2].data["via"]) == ("stop", "SIGTERM")
+    assert story[3].cause == story[2].seq

@@ -1,7 +1,9 @@
 """A real worker process: its tokens, its manners, its death."""
 
 import asyncio
+import ctypes
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -172,3 +174,21 @@ async def test_a_killed_worker_leaves_its_evidence_and_fails_what_it_had(random_
     assert died.last_acts[-1].startswith("step ")
     with pytest.raises(WorkerDied):
         worker.insert(PROMPT, prompt_len=8, max_tokens=1, eos=[], sampling=GREEDY)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MLX brings its BLAS along")
+async def test_openblas_is_used_where_it_is_and_missed_by_name_where_it_is_not(random_model: Path) -> None:
+    try:
+        ctypes.CDLL("libopenblas.so.0")
+        there = True
+    except OSError:
+        there = False
+    worker = await Worker.start("auto")
+    assert worker.hello is not None
+    assert worker.hello.blas == ("openblas" if there else "builtin")
+    await worker.load(str(random_model), prefill_step=64, max_running=2, timeout_s=60)
+    assert len(await ids(worker, PROMPT, 4, GREEDY)) == 4
+    await worker.stop()
+    if not there:
+        with pytest.raises(EngineError, match="install libopenblas0"):
+            await Worker.start("openblas")
