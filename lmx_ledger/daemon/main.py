@@ -314,5 +314,6 @@ def _hypercorn_config() -> HypercornConfig:
     config.graceful_timeout = 1.0
     config.include_server_header = False
     config.accesslog = None
-    config.errorlog = None
+    # What breaks inside a stream, where no route's error handler sees it, must reach the daemon's log.
+    config.loglevel = "WARNING"
     return config
