@@ -5,7 +5,6 @@ from typing import Final
 
 from lmx_ledger.core.config import load_config
 from lmx_ledger.core.events import CATALOGUE
-from lmx_ledger.engine.llama_folder import write_random_model
 
 ID: Final = "lmx-demo"
 IS_RANDOM: Final = "lmx-demo has random weights: it answers with word salad, to show that everything works"
@@ -19,6 +18,9 @@ def ensure(home: Path) -> Path:
 
 def write(folder: Path) -> Path:
     """Make the model anew (about 30 ms); the same bytes each time."""
+    # numpy and the trainer cost a daemon with models of its own some 25 MB for nothing.
+    from lmx_ledger.engine.llama_folder import write_random_model  # noqa: PLC0415
+
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return write_random_model(folder, text=[kind.doc for kind in CATALOGUE.values()])
 

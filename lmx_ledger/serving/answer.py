@@ -3,7 +3,7 @@
 import asyncio
 import enum
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -42,6 +42,18 @@ class Phase(enum.Enum):
     ENDED = "ended"
 
 
+class Accepted(NamedTuple):
+    """A request that passed every check, the place it waits for, and when (and as which event) it came in."""
+
+    request: GenerationRequest
+    model: ServedModel
+    text: TextModel
+    prepared: Prepared
+    place: Place
+    received_ns: int
+    received: ev.Ticket
+
+
 class Answer:
     """Iterate over it for what to show. `end` releases everything it holds and records how it ended, once.
 
@@ -49,25 +61,22 @@ class Answer:
         LmxError: the request cannot be answered; it is recorded as failed.
     """
 
-    def __init__(
-        self, request: GenerationRequest, model: ServedModel, text: TextModel, prepared: Prepared, place: Place,
-        ledger: Recorder, rates: Rates, progress_every_s: float, received_ns: int, received: ev.Ticket,
-    ) -> None:  # fmt: skip
-        self.request = request
-        self.model = model
+    def __init__(self, accepted: Accepted, ledger: Recorder, rates: Rates, progress_every_s: float) -> None:
+        self.request = accepted.request
+        self.model = accepted.model
         self.created_s = utc_us() // 1_000_000
-        self.usage = Usage(prompt_tokens=prepared.tokens)
-        self._text = text
-        self._prepared = prepared
-        self._place = place
+        self.usage = Usage(prompt_tokens=accepted.prepared.tokens)
+        self._text = accepted.text
+        self._prepared = accepted.prepared
+        self._place = accepted.place
+        self._received_ns = accepted.received_ns
+        self._cause = accepted.received
         self._ledger = ledger
         self._rates = rates
         self._progress_every_s = progress_every_s
-        self._received_ns = received_ns
-        self._cause: ev.Ticket = received
         self._phase = Phase.QUEUE
         self._streams: list[tuple[Worker, EngineStream]] = []
-        self._admitted_ns = received_ns
+        self._admitted_ns = accepted.received_ns
         self._queue_ms = 0.0
         self._ttft_ms: float | None = None
         self._gaps_ms: list[float] = []

@@ -6,7 +6,7 @@ from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.config import Config
 from lmx_ledger.core.errors import Draining, InvalidRequest, QueueFull
-from lmx_ledger.serving.answer import Answer, Recorder
+from lmx_ledger.serving.answer import Accepted, Answer, Recorder
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.prompt import prepare, shape_of
 from lmx_ledger.serving.rates import Rates
@@ -68,18 +68,8 @@ class Serving:
             self._emit(request, model, gone, cause=received)
             raise
         place = model.queue.enter(request.choices)
-        answer = Answer(
-            request,
-            model,
-            text,
-            prepared,
-            place,
-            self._ledger,
-            self.rates,
-            self._config.server.progress_every,
-            received_ns,
-            received,
-        )
+        accepted = Accepted(request, model, text, prepared, place, received_ns, received)
+        answer = Answer(accepted, self._ledger, self.rates, self._config.server.progress_every)
         self._watch(answer)
         if request.max_tokens is not None and prepared.max_tokens < request.max_tokens:
             clamped = ev.RequestDegraded(
