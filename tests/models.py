@@ -28,6 +28,7 @@ SCRIPTS: Final = {
     "<|bytes|>": ["â", "Ĥ", "¬", " is a euro", "Ã"],
 }
 ENDLESS: Final = ["la", " la", " lala"]
+SING: Final = "Sing without end"
 TRIGGERS: Final = ("<|tools|>", "<|broken|>", "<|bytes|>", "<|endless|>")
 
 CHAIN_TEMPLATE: Final = (
@@ -35,6 +36,9 @@ CHAIN_TEMPLATE: Final = (
     + "{%- if add_generation_prompt %}"
     + "{%- if tools %}<|tools|>{% endif %}"
     + "{%- if script %}{{ '<|' + script + '|>' }}{% endif %}"
+    + "{%- if messages[0].content == '"
+    + SING
+    + "' %}<|endless|>{% endif %}"
     + "{%- if think %}<think>{% endif %}"
     + "{%- if refuse %}{{ raise_exception('not today') }}{% endif %}"
     + "{% endif %}"

@@ -20,6 +20,7 @@ from lmx_ledger.cli.answer import Answer, stream_answer
 from lmx_ledger.cli.connection import Connection
 from tests.cli.parts import PATIENCE_S, command, document, environment, lmx
 from tests.conftest import RunningDaemon
+from tests.models import SING
 
 RECITED = "Once upon a time, the END of it"
 
@@ -184,7 +185,7 @@ def test_a_conversation_in_a_terminal_keeps_its_history(daemon: RunningDaemon, t
 
 
 def test_ctrl_c_cancels_the_answer_and_not_the_program(daemon: RunningDaemon, tmp_path: Path) -> None:
-    with screen("chat", "--model", "random", "--max-tokens", "7000", "--url", daemon.url, home=tmp_path) as shown:
+    with screen("chat", "--model", "chain", "--system", SING, "--url", daemon.url, home=tmp_path) as shown:
         shown.until(r"> ")
         shown.type("talk\n")
         shown.until(r"talk\r\n.{40}")
@@ -197,7 +198,7 @@ def test_ctrl_c_cancels_the_answer_and_not_the_program(daemon: RunningDaemon, tm
         shown.until(r"\n> ")
         shown.type("\x04")
         assert shown.process.wait(PATIENCE_S) == 0
-    assert daemon.wait_event("request.cancelled", model="random")["data"]["phase"] == "decode"
+    assert daemon.wait_event("request.cancelled", model="chain")["data"]["phase"] == "decode"
 
 
 def test_a_terminal_shows_dates_once_and_ids_whole(daemon: RunningDaemon, tmp_path: Path) -> None:
