@@ -1,9 +1,10 @@
 """The Quart application: one door policy in front of every route, request ids, typed errors behind all of them."""
 
 import msgspec
-from quart import Quart, Response, g, request
+from quart import Quart, Response, g, has_websocket_context, request
 
 from lmx_ledger import __version__
+from lmx_ledger.core.errors import NotFound
 from lmx_ledger.core.ids import new_request_id
 from lmx_ledger.server import openai, operator
 from lmx_ledger.server.access import Access, Caller, Door
@@ -50,6 +51,8 @@ def create_app(context: Context) -> Quart:
 
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
+        if has_websocket_context():
+            return response_of(NotFound("there is no WebSocket here"), context.rules_seq)
         typed = translate(error, context)
         if not g.get("request_id"):
             g.request_id = new_request_id()

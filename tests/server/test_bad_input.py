@@ -238,6 +238,18 @@ def test_noise_instead_of_http_hurts_nobody(daemon: RunningDaemon) -> None:
         sock.recv(1024)
 
 
+def test_a_websocket_is_refused_and_leaves_no_traceback(daemon: RunningDaemon) -> None:
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    for path in ("/v1/models", "/nowhere"):
+        assert httpx.get(daemon.url + path, headers=upgrade).status_code == 404
+    assert "Traceback" not in daemon.log.read_text()
+
+
 def test_the_same_prompt_twice_at_once_is_answered_twice(daemon: RunningDaemon) -> None:
     body = {"model": "chain", "prompt": ["one and the same", "one and the same"], "temperature": 0}
     answer = daemon.post("/v1/completions", body).json()
