@@ -12,10 +12,11 @@ from rich.text import Text
 from lmx_ledger.cli.connection import Connection
 from lmx_ledger.cli.display import SEVERITY_STYLE, harmless, note, on_terminal, one_line, print_json, terminal
 from lmx_ledger.cli.options import ApiKey, AsJsonLines, Home, Url
-from lmx_ledger.cli.source import Wanted, collect, follow, newest, open_source
+from lmx_ledger.cli.source import collect, follow, newest, open_source
 from lmx_ledger.core.clock import rfc3339, utc_us
 from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.core.reading import read_moment
+from lmx_ledger.ledger.filter import EventFilter
 
 EXAMPLE: Final = "Example: lmx events --type 'request.*' --since 10m -f"
 
@@ -101,7 +102,7 @@ def events(
     api_key: ApiKey = None,
 ) -> None:
     """Query the ledger: from the daemon, or from the file where none answers."""
-    wanted = Wanted(
+    wanted = EventFilter(
         types=tuple(kinds or ()),
         request=request,
         session=session,

@@ -12,10 +12,11 @@ from lmx_ledger.cli.display import SEVERITY_STYLE, note, on_terminal, print_json
 from lmx_ledger.cli.events import Follow, Since, default_count, moment, severity_of
 from lmx_ledger.cli.models import show_models
 from lmx_ledger.cli.options import ApiKey, AsJson, AsJsonLines, Home, Port, Url, url_of
-from lmx_ledger.cli.source import Wanted, follow, newest, open_source
+from lmx_ledger.cli.source import follow, newest, open_source
 from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.units import show_bytes, show_duration
+from lmx_ledger.ledger.filter import EventFilter
 
 EXAMPLE: Final = "Example: lmx serve start --detach"
 
@@ -92,7 +93,7 @@ def logs(
     api_key: ApiKey = None,
 ) -> None:
     """The ledger, rendered as log lines."""
-    wanted = Wanted(severity=severity_of(level, "--level"), since_us=moment(since, "--since"))
+    wanted = EventFilter(severity=severity_of(level, "--level"), since_us=moment(since, "--since"))
     source = open_source(Connection(url_of(url, port), api_key), home)
     if following:
         try:

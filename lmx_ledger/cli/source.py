@@ -2,42 +2,25 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 from lmx_ledger.cli.connection import Connection, Failure, NoDaemon, home_folder
 from lmx_ledger.cli.display import note
 from lmx_ledger.core.clock import parse_rfc3339, rfc3339
 from lmx_ledger.core.events import Recorded, Severity
+from lmx_ledger.ledger.filter import EventFilter
 
 _PAGE: Final = 1000
 _POLL_S: Final = 0.3
 _EXACT: Final = ("request", "session", "model", "incident", "cause", "after", "limit", "order")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Which events, as the ledger's `EventFilter` has it; that one costs SQLAlchemy, which HTTP does without."""
-
-    types: tuple[str, ...] = ()
-    request: str | None = None
-    session: str | None = None
-    model: str | None = None
-    incident: str | None = None
-    severity: Severity | None = None
-    cause: int | None = None
-    since_us: int | None = None
-    until_us: int | None = None
-    after: int | None = None
-    order: Literal["asc", "desc"] = "asc"
-    limit: int = _PAGE
-
-
 class Source(Protocol):
     """A place where events can be asked for."""
 
-    def page(self, wanted: Wanted) -> list[Recorded]:
+    def page(self, wanted: EventFilter) -> list[Recorded]:
         """At most `limit` (1000) events."""
 
     def head(self) -> int:
@@ -50,7 +33,7 @@ class HttpSource:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def page(self, wanted: Wanted) -> list[Recorded]:
+    def page(self, wanted: EventFilter) -> list[Recorded]:
         """At most `limit` events.
 
         Raises:
@@ -74,7 +57,7 @@ class HttpSource:
 
     def head(self) -> int:
         """The newest seq."""
-        return max((event.seq for event in self.page(Wanted(order="desc", limit=1))), default=0)
+        return max((event.seq for event in self.page(EventFilter(order="desc", limit=1))), default=0)
 
 
 class FileSource:
@@ -86,19 +69,17 @@ class FileSource:
         Raises:
             StartupError: it is missing or no ledger.
         """
-        from lmx_ledger.ledger.query import Reader  # noqa: PLC0415 - see `Wanted`
+        from lmx_ledger.ledger.query import Reader  # noqa: PLC0415 - HTTP does without SQLAlchemy
 
         self._reader = Reader.open(file)
 
-    def page(self, wanted: Wanted) -> list[Recorded]:
+    def page(self, wanted: EventFilter) -> list[Recorded]:
         """At most `limit` events.
 
         Raises:
             StartupError: the file cannot be read any more.
         """
-        from lmx_ledger.ledger.query import EventFilter  # noqa: PLC0415
-
-        return self._reader.events(EventFilter(**asdict(wanted)))
+        return self._reader.events(wanted)
 
     def head(self) -> int:
         """The newest seq."""
@@ -126,7 +107,7 @@ def open_source(connection: Connection, home: Path | None) -> Source:
     return source
 
 
-def collect(source: Source, wanted: Wanted, count: int | None) -> tuple[list[Recorded], bool]:
+def collect(source: Source, wanted: EventFilter, count: int | None) -> tuple[list[Recorded], bool]:
     """Up to `count` events (None: all) in the order of `wanted`, page by page; and whether there are more."""
     found: list[Recorded] = []
     while True:
@@ -140,13 +121,13 @@ def collect(source: Source, wanted: Wanted, count: int | None) -> tuple[list[Rec
         wanted = replace(wanted, after=page[-1].seq)
 
 
-def newest(source: Source, wanted: Wanted, count: int | None) -> tuple[list[Recorded], bool]:
+def newest(source: Source, wanted: EventFilter, count: int | None) -> tuple[list[Recorded], bool]:
     """The last `count` events, oldest first; and whether earlier ones were left out."""
     found, cut = collect(source, replace(wanted, order="desc"), count)
     return found[::-1], cut
 
 
-def follow(source: Source, wanted: Wanted, back: int | None) -> Iterator[Recorded]:
+def follow(source: Source, wanted: EventFilter, back: int | None) -> Iterator[Recorded]:
     """The last `back` events (None: all that are wanted), then each new one as it comes, without end.
 
     A daemon that goes away is waited for: its successor goes on in the same ledger.

@@ -123,7 +123,8 @@ def _wait_gone(run: "RunFile", folder: Path, began_ns: int) -> None:
 
 def _last(folder: Path, boot: str, kind: str) -> dict[str, Any] | None:
     """The data of the newest event of that type in a run, as far as there is a ledger that can be read."""
-    from lmx_ledger.ledger.query import EventFilter, Reader  # noqa: PLC0415
+    from lmx_ledger.ledger.filter import EventFilter  # noqa: PLC0415
+    from lmx_ledger.ledger.query import Reader  # noqa: PLC0415
     from lmx_ledger.ledger.store import LedgerError  # noqa: PLC0415
 
     try:

@@ -3,7 +3,7 @@
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import msgspec
 import sqlalchemy as sa
@@ -13,37 +13,12 @@ from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.core.ids import request_id_of
 from lmx_ledger.ledger import chain
 from lmx_ledger.ledger.event_id import event_id
+from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.schema import event, name, stream_of
 from lmx_ledger.ledger.store import LedgerUnusable, connect_to_read
 
-Order = Literal["asc", "desc"]
-
 _LAST_ACTS: Final = 20
 _COLUMNS: Final = tuple(column for column in event.columns if column.name != "hash")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventFilter:
-    """Which events, all conditions together.
-
-    `types` are alternatives; one may end in `*` (`paging.*`). `request` may be in any vendor's clothes
-    (`chatcmpl-...`). `severity` is the least one. `since_us` is included, `until_us` is not. `after` is the seq of
-    the last event already seen: later ones in ascending order, earlier ones in descending order.
-    """
-
-    types: tuple[str, ...] = ()
-    request: str | None = None
-    session: str | None = None
-    model: str | None = None
-    incident: str | None = None
-    severity: Severity | None = None
-    cause: int | None = None
-    since_us: int | None = None
-    until_us: int | None = None
-    boot: str | None = None
-    after: int | None = None
-    order: Order = "asc"
-    limit: int = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.errors import InvalidRequest
 from lmx_ledger.core.events import Severity
 from lmx_ledger.core.reading import read_moment
-from lmx_ledger.ledger.query import EventFilter
+from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.server.context import Context
 
 _MAX_EVENTS: Final = 1000

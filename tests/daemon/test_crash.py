@@ -12,7 +12,8 @@ import httpx
 import psutil
 import pytest
 
-from lmx_ledger.ledger.query import EventFilter, Reader
+from lmx_ledger.ledger.filter import EventFilter
+from lmx_ledger.ledger.query import Reader
 from tests.conftest import RunningDaemon
 
 ENDLESS = {

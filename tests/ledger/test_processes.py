@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lmx_ledger.ledger.query import EventFilter, Reader
+from lmx_ledger.ledger.filter import EventFilter
+from lmx_ledger.ledger.query import Reader
 from tests.ledger.parts import verdict_of
 
 ROOT = Path(__file__).parents[2]

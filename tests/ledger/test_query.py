@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.core.ids import new_request_id, request_id_of
-from lmx_ledger.ledger.query import EventFilter, Order, Reader
+from lmx_ledger.ledger.filter import EventFilter, Order
+from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
 from tests.ledger.parts import queued, started, stopped, write, writing
 

@@ -9,7 +9,8 @@ import pytest
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.events import CATALOGUE
-from lmx_ledger.ledger.query import EventFilter, Reader
+from lmx_ledger.ledger.filter import EventFilter
+from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
 from tests.ledger.parts import locked, queued, stopped, verdict_of, write, writing
 
