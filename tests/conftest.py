@@ -17,6 +17,9 @@ import pytest
 
 from tests.models import write_chain_model, write_test_model
 
+# A shell that starts the suite in the background has its children ignore SIGINT, and they pass that on to theirs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _START_S = 60
 _STOP_S = 30
 
