@@ -66,7 +66,10 @@ def create_app(context: Context) -> Quart:
     @app.get("/readyz")
     async def readyz() -> Response:
         status, reason = context.serving.models.readiness()
-        if context.daemon.state == "draining":
+        if context.daemon.state == "starting" and status == "ok":
+            # Ready means that every model has been tried, and that `daemon.ready` is in the ledger.
+            status, reason = "loading", "not every model is loaded yet"
+        elif context.daemon.state == "draining":
             status, reason = "draining", "what is in flight goes on, nothing new is admitted"
         return _json({"status": status, "reason": reason}, 200 if status == "ok" else 503)
 
