@@ -172,7 +172,7 @@ class DaemonCrashDetected(EventData, frozen=True, kw_only=True):
 
 @_event("daemon.ready", durable=True)
 class DaemonReady(EventData, frozen=True, kw_only=True):
-    """The socket is open and at least one model answers."""
+    """Every model has been tried and at least one answers; from now on `/readyz` says so."""
 
     url: str
     models: list[str]

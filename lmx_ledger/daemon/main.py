@@ -208,11 +208,11 @@ class Daemon:
             raise StartupError("no model could be loaded: " + "; ".join(failed))
         for line in failed:
             print(f"lmx: not served: {line}", file=sys.stderr)  # noqa: T201 - the operator's terminal
-        self.state = "running"
         url = self._url()
         await ledger.commit(
             _daemon_event(ev.DaemonReady(url=url, models=resident, startup_ms=elapsed_ms(self._began_ns)), cause=rules)
         )
+        self.state = "running"
         self._say(banner(url, table.all(), self.config))
 
     async def _until_stopped(self, http: asyncio.Task[None]) -> None:
