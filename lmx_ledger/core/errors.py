@@ -98,6 +98,12 @@ class ModelUnavailable(LmxError):
     status, code, kind = 503, "model_unavailable", "server_error"
 
 
+class LedgerUnavailable(LmxError):
+    """The ledger's file cannot be read just now; serving goes on without it."""
+
+    status, code, kind = 503, "ledger_unavailable", "server_error"
+
+
 class EngineFailed(LmxError):
     """The worker died or failed under this request."""
 

@@ -243,7 +243,9 @@ class Worker:
         return await asyncio.shield(self.exited)
 
     def _send(self, command: wire.Command) -> None:
-        self._writer.write(wire.frame(command))
+        # Between a death and its notice the line is closed already; whoever waits learns of it from the exit.
+        if not self._writer.is_closing():
+            self._writer.write(wire.frame(command))
 
     async def _read_stderr(self) -> None:
         assert self.process.stderr is not None  # noqa: S101 - it is started with a pipe

@@ -9,10 +9,11 @@ from werkzeug.datastructures import MultiDict
 
 from lmx_ledger import __version__
 from lmx_ledger.core.clock import utc_us
-from lmx_ledger.core.errors import InvalidRequest
+from lmx_ledger.core.errors import InvalidRequest, LedgerUnavailable
 from lmx_ledger.core.events import Severity
 from lmx_ledger.core.reading import read_moment
 from lmx_ledger.ledger.filter import EventFilter
+from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.server.context import Context
 
 _MAX_EVENTS: Final = 1000
@@ -37,7 +38,10 @@ def blueprint(context: Context) -> Blueprint:
     async def events() -> Response:
         wanted = read_filter(request.args)
         # On another thread: a scan of the file must not stop the streams.
-        found = await asyncio.to_thread(context.reader.events, wanted)
+        try:
+            found = await asyncio.to_thread(context.reader.events, wanted)
+        except LedgerError as error:
+            raise LedgerUnavailable(f"{error}; look at the file with lmx doctor", retry_after_s=5) from error
         more = found[-1].seq if len(found) == wanted.limit else None
         return _json({"events": [event.public() for event in found], "next": more})
 

@@ -188,3 +188,15 @@ def test_a_stop_lets_the_stream_in_flight_finish_and_refuses_new_work(own_daemon
     ]
     assert (story[2].data["command"], story[2].data["via"]) == ("stop", "SIGTERM")
     assert story[3].cause == story[2].seq
+
+
+def test_a_ledger_that_is_taken_away_stops_no_answer(own_daemon: RunningDaemon) -> None:
+    for file in own_daemon.home.glob("ledger.db*"):
+        file.rename(file.with_name(f"away-{file.name}"))
+    (own_daemon.home / "ledger.db").write_bytes(b"no ledger any more" * 100)
+    assert own_daemon.chat(model="chain").status_code == 200
+    for _ in range(6):
+        answer = httpx.get(f"{own_daemon.url}/lmx/events")
+        assert answer.status_code in {200, 503}
+    assert own_daemon.get("/healthz")["status"] == "ok"
+    assert "Traceback" not in own_daemon.log.read_text()

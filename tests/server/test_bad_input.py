@@ -175,6 +175,7 @@ def test_unknown_paths_and_methods_are_typed(daemon: RunningDaemon) -> None:
         ("order=up", "order"),
         ("severity=loud", "severity"),
         ("since=yesterday", "since"),
+        ("since=99999999999999999999d", "since"),
         ("cause=-1", "cause"),
         ("colour=red", "colour"),
         ("after=99999999999999999999", "after"),
