@@ -31,6 +31,8 @@ class ModelKeeper:
         self._young_deaths = 0
         self._restarts = 0
         self._last_exit: Exit | None = None
+        # A model that has been served once is tried for as long as the daemon lives.
+        self._has_served = False
 
     async def run(self, cause: ev.Cause) -> None:
         """Load, and load again after each death, until cancelled. A folder that cannot be served is not tried again."""
@@ -69,7 +71,9 @@ class ModelKeeper:
         began = mono_ns()
         try:
             text = await asyncio.to_thread(_read_text, model.path)
-        except ModelFolderError as error:
+        except (ModelFolderError, OSError) as error:
+            if self._has_served:
+                return True
             await self._failed(str(error), cause)
             return False
         started = ev.ModelLoadStarted(path=str(text.folder), weights_bytes=text.weights_bytes, reason=reason)
@@ -87,12 +91,16 @@ class ModelKeeper:
         except EngineError as error:
             if worker is None or not worker.alive:
                 # It died; the exit is recorded and the caller tries again.
-                if self._young_deaths + 1 < len(_DELAYS_S):
+                if self._has_served or self._young_deaths + 1 < len(_DELAYS_S):
                     return True
             else:
                 await worker.stop()
             await self._failed(str(error), cause)
             return False
+        except OSError as error:
+            # No process or descriptor to be had just now: that passes, so it is a young death like any other.
+            print(f"lmx: no worker for {model.id}: {error}", file=sys.stderr)  # noqa: T201 - the daemon's own log
+            return True
         except asyncio.CancelledError:
             if worker is not None:
                 await worker.stop()
@@ -111,6 +119,7 @@ class ModelKeeper:
         model.loaded_seq = await self._commit(resident, cause)
         if worker.alive:
             model.state, model.failure = ModelState.RESIDENT, None
+            self._has_served = True
             model.settled.set()
             model.queue.open()
         return True

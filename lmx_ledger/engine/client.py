@@ -219,6 +219,8 @@ class Worker:
         Raises:
             WorkerDied: the process ended before it answered.
         """
+        if self.exited.done():
+            raise WorkerDied(describe(self.exited.result()))
         self._numbers += 1
         answer: asyncio.Future[wire.ToolParsed] = asyncio.get_running_loop().create_future()
         self._tool_calls[self._numbers] = answer
