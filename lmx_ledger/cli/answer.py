@@ -16,7 +16,7 @@ from lmx_ledger.core.clock import elapsed_ms, mono_ns
 
 @dataclass
 class Answer:
-    """What has come so far. `calls` are OpenAI tool calls; `usage` is OpenAI's."""
+    """What has come so far. `calls` are OpenAI tool calls, `usage` is OpenAI's, `cache` the header `X-LMX-Cache`."""
 
     content: str = ""
     reasoning: str = ""
@@ -24,6 +24,7 @@ class Answer:
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
     request: str | None = None
+    cache: str | None = None
     ttft_ms: float | None = None
     wall_ms: float = 0.0
     cancelled: bool = False
@@ -32,6 +33,11 @@ class Answer:
         """The turn as the next request repeats it (reasoning is not repeated)."""
         calls = {"tool_calls": self.calls} if self.calls else {}
         return {"role": "assistant", "content": self.content, **calls}
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that were not computed again."""
+        return int(((self.usage or {}).get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
 
 
 class View(Protocol):
@@ -64,8 +70,9 @@ def stream_answer(connection: Connection, body: dict[str, Any], view: View) -> A
     """
     answer, began = Answer(), mono_ns()
     try:
-        with connection.stream_lines("/v1/chat/completions", body) as lines:
-            for frame in _frames(lines):
+        with connection.stream("/v1/chat/completions", body) as streamed:
+            answer.cache = streamed.headers.get("X-LMX-Cache")
+            for frame in _frames(streamed.lines):
                 if "error" in frame:
                     raise Refused(str(frame["error"]["message"]))
                 if _take(frame, answer, view) and answer.ttft_ms is None:
@@ -168,6 +175,7 @@ class JsonView:
                 "cancelled": answer.cancelled,
                 "content": answer.content,
                 "usage": answer.usage,
+                "cache": answer.cache,
                 "ttft_ms": answer.ttft_ms,
                 "wall_ms": answer.wall_ms,
             },
@@ -222,7 +230,8 @@ class HumanView:
         parts = ["cancelled" if answer.cancelled else answer.finish_reason or ""]
         if answer.usage:
             tokens = answer.usage["completion_tokens"]
-            parts.append(f"{answer.usage['prompt_tokens']:,} + {tokens:,} tokens")
+            cached = f" ({answer.cached_tokens:,} cached)" if answer.cached_tokens else ""
+            parts.append(f"{answer.usage['prompt_tokens']:,}{cached} + {tokens:,} tokens")
             decode_ms = answer.wall_ms - (answer.ttft_ms or 0)
             if tokens > 1 and decode_ms > 0:
                 parts.append(f"{(tokens - 1) / decode_ms * 1000:.1f} tokens/s")

@@ -16,6 +16,7 @@ EXAMPLE: Final = "Example: lmx chat --model lmx-demo --system 'Be brief'  (or: e
 
 _HELP: Final = """\
 /new    forget the conversation
+/cache  what the KV cache did for the last answer
 /quit   leave (Ctrl-D does too)
 /help   this
 Ctrl-C  cancel the answer that is coming"""
@@ -29,6 +30,7 @@ class Conversation:
     system: str | None
     max_tokens: int | None
     messages: list[dict[str, Any]] = field(default_factory=list)
+    last: Answer | None = None
 
     def body(self) -> dict[str, Any]:
         """The request for the next answer."""
@@ -53,6 +55,7 @@ class Conversation:
         except Failure:
             self.messages.pop()
             raise
+        self.last = answer
         if answer.content or answer.calls:
             self.messages.append(answer.message())
         else:
@@ -122,6 +125,8 @@ def _converse(connection: Connection, conversation: Conversation, view: View) ->
                 return
             case "/help":
                 typer.echo(_HELP)
+            case "/cache":
+                note(_cache_line(conversation.last))
             case "/new":
                 conversation.messages.clear()
                 note("a new conversation")
@@ -129,6 +134,17 @@ def _converse(connection: Connection, conversation: Conversation, view: View) ->
                 note(f"{harmless(command)} is no command; /help lists them")
             case _:
                 _turn(connection, conversation, text, view)
+
+
+def _cache_line(answer: Answer | None) -> str:
+    """What `X-LMX-Cache` and the usage said of the last answer."""
+    if answer is None:
+        return "nothing was answered yet"
+    prompt = answer.usage["prompt_tokens"] if answer.usage else None
+    tokens = "" if prompt is None else f"{answer.cached_tokens:,} of {prompt:,} prompt tokens came from the cache"
+    if answer.cache is None:
+        return f"this daemon keeps no KV cache (its answer has no X-LMX-Cache){': ' if tokens else ''}{tokens}"
+    return f"X-LMX-Cache: {harmless(answer.cache)}{'; ' if tokens else ''}{tokens}"
 
 
 def _turn(connection: Connection, conversation: Conversation, text: str, view: View) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import typer
@@ -118,8 +118,8 @@ class Connection:
             return dict(self._json(client.get("/readyz")))
 
     @contextmanager
-    def stream_lines(self, path: str, body: dict[str, Any]) -> Iterator[Iterator[str]]:
-        """The lines of a streamed answer to a POST; leaving the context hangs up.
+    def stream(self, path: str, body: dict[str, Any]) -> Iterator["Streamed"]:
+        """A streamed answer to a POST; leaving the context hangs up.
 
         Raises:
             NoDaemon: nobody listens there.
@@ -134,7 +134,7 @@ class Connection:
             if response.is_error:
                 response.read()
             self._check(response)
-            yield _lines(response.iter_bytes())
+            yield Streamed(response.headers, _lines(response.iter_bytes()))
 
     def _client(self, read_timeout_s: float | None = _PATIENCE_S) -> "httpx.Client":
         import httpx  # noqa: PLC0415 - 140 ms that help and usage errors do without
@@ -187,6 +187,13 @@ class Connection:
         return Failure(
             f"{self.url} answers, but not as an LMX daemon does (HTTP {response.status_code}); check --url and --port"
         )
+
+
+class Streamed(NamedTuple):
+    """An answer whose body comes line by line."""
+
+    headers: Mapping[str, str]
+    lines: Iterator[str]
 
 
 def _checked(url: str) -> str:

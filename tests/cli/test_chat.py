@@ -10,11 +10,15 @@ import signal
 import struct
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from lmx_ledger.cli.answer import Answer, stream_answer
 from lmx_ledger.cli.connection import Connection
@@ -209,3 +213,73 @@ def test_a_terminal_shows_dates_once_and_ids_whole(daemon: RunningDaemon, tmp_pa
         assert shown.process.wait(PATIENCE_S) == 0
     assert len(re.findall(r"\d{4}-\d\d-\d\d", text)) == 1
     assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_the_chat_says_what_the_cache_did(daemon: RunningDaemon, tmp_path: Path) -> None:
+    with screen("chat", "--url", daemon.url, home=tmp_path) as shown:
+        shown.until(r"> ")
+        shown.type("/cache\n")
+        shown.until(r"nothing was answered yet")
+        shown.until(r"> ")
+        shown.type("tell me\n")
+        shown.until(r"stop  \d+ \+ 7 tokens")
+        shown.until(r"> ")
+        shown.type("/cache\n")
+        shown.until(r"0 of \d+ prompt tokens came from the cache")
+
+
+class CachingServer(BaseHTTPRequestHandler):
+    """A daemon with a KV cache, as far as a client sees one: every answer reused 90 of 100 tokens."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        frames = [
+            {"id": "chatcmpl-1", "choices": [{"delta": {"content": "Hi."}, "finish_reason": "stop"}]},
+            {
+                "id": "chatcmpl-1",
+                "choices": [],
+                "usage": {
+                    "prompt_tokens": 100,
+                    "completion_tokens": 2,
+                    "prompt_tokens_details": {"cached_tokens": 90},
+                },
+            },
+        ]
+        body = "".join(f"data: {json.dumps(frame)}\n\n" for frame in frames) + "data: [DONE]\n\n"
+        self.send_response(200)
+        self.send_header("X-LMX-Cache", "partial")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def do_GET(self) -> None:
+        body = b'{"data": [{"id": "m"}]}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nobody reads it."""
+
+
+@pytest.fixture
+def caching_url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), CachingServer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_what_a_cache_reused_is_shown_behind_the_answer_and_on_request(caching_url: str, tmp_path: Path) -> None:
+    with screen("chat", "--url", caching_url, home=tmp_path) as shown:
+        shown.until(r"> ")
+        shown.type("hi\n")
+        shown.until(r"stop  100 \(90 cached\) \+ 2 tokens")
+        shown.until(r"> ")
+        shown.type("/cache\n")
+        shown.until(r"X-LMX-Cache: partial; 90 of 100 prompt tokens came from the cache")
+    done = lmx("chat", "--json", "--url", caching_url, home=tmp_path, stdin="hi")
+    assert json.loads(done.stdout.splitlines()[-1])["cache"] == "partial"
