@@ -58,6 +58,9 @@ class ServerSection(_Section):
     progress_every: Seconds = Field(1.0, description="How often a stream that has nothing to show says how far it is.")
     allowed_origins: list[str] = Field([], description="Web origins whose pages may call this server.")
     drain_timeout: Seconds = Field(30.0, description="How long a stopping daemon lets requests in flight finish.")
+    send_timeout: Seconds = Field(
+        30.0, description="A client that takes no byte of what waits for it in this time is cut off."
+    )
 
     @model_validator(mode="after")
     def _keys_beyond_loopback(self) -> Self:

@@ -373,7 +373,10 @@ class RequestFinished(EventData, frozen=True, kw_only=True):
 
 @_event("request.cancelled")
 class RequestCancelled(EventData, frozen=True, kw_only=True):
-    """The client went away (or the daemon stopped); `phase` is where the request was: queue, prefill or decode."""
+    """The client went away or did not read, or the daemon stopped.
+
+    `phase` is where the request was: queue, prefill, decode, or send (the engine was done, the client had not read it).
+    """
 
     phase: str
     reason: str

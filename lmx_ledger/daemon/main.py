@@ -9,10 +9,6 @@ import sys
 from pathlib import Path
 
 import psutil
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.asyncio.run import worker_serve
-from hypercorn.config import Config as HypercornConfig
-from hypercorn.config import Sockets
 
 from lmx_ledger import __version__
 from lmx_ledger.core import events as ev
@@ -28,13 +24,11 @@ from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.memory.limit import limit_bytes
 from lmx_ledger.server.app import create_app
+from lmx_ledger.server.connections import serve_http
 from lmx_ledger.server.context import Context
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.queue import AdmissionQueue
 from lmx_ledger.serving.service import Serving
-
-_HEADER_BYTES = 64 * 1024
-_KEEP_ALIVE_S = 60
 
 
 def run(config: Config, *, source: Path | None, announce: bool = True) -> int:
@@ -161,12 +155,7 @@ class Daemon:
         )
         closing = asyncio.Event()
         http = asyncio.create_task(
-            worker_serve(
-                ASGIWrapper(create_app(context)),
-                _hypercorn_config(),
-                sockets=Sockets([], [sock], []),
-                shutdown_trigger=closing.wait,
-            )
+            serve_http(create_app(context), sock, send_timeout=lambda: self.config.server.send_timeout, closing=closing)
         )
         file = self._write_run_file()
         try:
@@ -303,17 +292,3 @@ def _still_runs(pid: int, started_us: int) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() * 1e6 <= started_us + 1e6
     except psutil.Error:
         return False
-
-
-def _hypercorn_config() -> HypercornConfig:
-    config = HypercornConfig()
-    # start_server() listens anew with this backlog; 100 would reset a crowd.
-    config.backlog = 1024
-    config.h11_max_incomplete_size = _HEADER_BYTES
-    config.keep_alive_timeout = _KEEP_ALIVE_S
-    config.graceful_timeout = 1.0
-    config.include_server_header = False
-    config.accesslog = None
-    # What breaks inside a stream, where no route's error handler sees it, must reach the daemon's log.
-    config.loglevel = "WARNING"
-    return config

@@ -40,14 +40,19 @@ class Exit(NamedTuple):
 class EngineStream:
     """One stream's side in the daemon: iterate over lists of what came since the last look, until it has finished.
 
+    `on_left` is called once, when the worker has no more to do for it: that may be long before it is read to its end.
+    What waits to be read is bounded by the stream's `max_tokens`, some hundred bytes a token (two thousand with the
+    log-probabilities of 20 others).
+
     Raises, while iterating:
         WorkerDied: the worker is gone.
         EngineError: the worker refused the stream.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, on_left: Callable[["EngineStream"], None] | None = None) -> None:
         self.number = number
         self.finished = False
+        self._on_left = on_left
         self._arrived: deque[wire.Token | wire.Prefill] = deque()
         self._error: EngineError | None = None
         self._wake = asyncio.Event()
@@ -56,11 +61,20 @@ class EngineStream:
         """Add what a step gave this stream."""
         self._arrived.append(item)
         self._wake.set()
+        if isinstance(item, wire.Token) and item.finish is not None:
+            self.leave()
+
+    def leave(self) -> None:
+        """The worker has no more to do for it; harmless when repeated."""
+        on_left, self._on_left = self._on_left, None
+        if on_left is not None:
+            on_left(self)
 
     def fail(self, error: EngineError) -> None:
         """End the stream with an error, behind what has arrived already."""
         self._error = error
         self._wake.set()
+        self.leave()
 
     async def take(self) -> list[wire.Token | wire.Prefill]:
         """All that has arrived; waits for at least one item."""
@@ -185,9 +199,16 @@ class Worker:
         return answer
 
     def insert(
-        self, prompt: list[int], *, prompt_len: int, max_tokens: int, eos: list[int], sampling: wire.Sampling
+        self,
+        prompt: list[int],
+        *,
+        prompt_len: int,
+        max_tokens: int,
+        eos: list[int],
+        sampling: wire.Sampling,
+        on_left: Callable[[EngineStream], None] | None = None,
     ) -> EngineStream:
-        """Begin a stream; it is in the worker's next step.
+        """Begin a stream; it is in the worker's next step. `on_left`: see `EngineStream`.
 
         Raises:
             WorkerDied: there is no process any more.
@@ -195,7 +216,7 @@ class Worker:
         if not self.alive:
             raise WorkerDied("the worker is not running")
         self._numbers += 1
-        stream = self._streams[self._numbers] = EngineStream(self._numbers)
+        stream = self._streams[self._numbers] = EngineStream(self._numbers, on_left)
         self._send(
             wire.Insert(
                 stream=stream.number,
@@ -212,6 +233,7 @@ class Worker:
         """End a stream before the worker's next step; harmless if it has ended."""
         if self._streams.pop(stream.number, None) is not None and self.alive:
             self._send(wire.Cancel(streams=[stream.number]))
+        stream.leave()
 
     async def parse_tool(self, text: str, tools_json: str) -> wire.ToolParsed:
         """What mlx-lm's parser makes of a tool call's text.

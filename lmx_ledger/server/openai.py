@@ -1,12 +1,14 @@
 """OpenAI's routes: models, chat completions, completions."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import msgspec
 from quart import Blueprint, Response, g, request
 
 from lmx_ledger.core.errors import LmxError
+from lmx_ledger.server.connections import connection_of
 from lmx_ledger.server.context import Context
 from lmx_ledger.server.errors import body_of
 from lmx_ledger.server.openai_answer import StreamFrames, collect, sse, whole
@@ -54,6 +56,7 @@ async def _serve(context: Context, wanted: GenerationRequest, *, include_usage: 
         choices = await collect(answer)
         response = Response(whole(answer, choices), content_type=_JSON)
     else:
+        connection_of(request).when_stalled(partial(answer.end, "client_stalled"))
         outputs = aiter(answer)
         # Until the first output an error still has a status of its own.
         first = await anext(outputs)

@@ -34,11 +34,12 @@ class Recorder(Protocol):
 
 
 class Phase(enum.Enum):
-    """Where a request is."""
+    """Where a request is. SEND: the engine is done with it, and the client has not read it to its end."""
 
     QUEUE = "queue"
     PREFILL = "prefill"
     DECODE = "decode"
+    SEND = "send"
     ENDED = "ended"
 
 
@@ -56,6 +57,8 @@ class Accepted(NamedTuple):
 
 class Answer:
     """Iterate over it for what to show. `end` releases everything it holds and records how it ended, once.
+
+    Its place goes to the next in line as soon as the engine is done with it, however slowly the client reads.
 
     Raises, while iterating:
         LmxError: the request cannot be answered; it is recorded as failed.
@@ -76,7 +79,9 @@ class Answer:
         self._progress_every_s = progress_every_s
         self._phase = Phase.QUEUE
         self._streams: list[tuple[Worker, EngineStream]] = []
+        self._in_engine: set[EngineStream] = set()
         self._admitted_ns = accepted.received_ns
+        self._left_ns: int | None = None
         self._queue_ms = 0.0
         self._ttft_ms: float | None = None
         self._gaps_ms: list[float] = []
@@ -110,7 +115,7 @@ class Answer:
     @property
     def in_engine(self) -> bool:
         """Whether the worker has streams of it."""
-        return self._phase in {Phase.PREFILL, Phase.DECODE}
+        return bool(self._in_engine)
 
     def end(self, reason: str) -> None:
         """Let go of place and streams. A request that had not ended by itself is recorded as cancelled for `reason`.
@@ -166,7 +171,9 @@ class Answer:
                     max_tokens=prepared.max_tokens,
                     eos=self._text.eos,
                     sampling=_with_seed(request.sampling, request.sampling.seed + number),
+                    on_left=self._left_engine,
                 )
+                self._in_engine.add(stream)
                 self._streams.append((worker, stream))
         self._cause = self._record(
             ev.RequestAdmitted(
@@ -279,7 +286,8 @@ class Answer:
         if last_ns is not None:
             self._gaps_ms += [(now - last_ns) / 1e6 / tokens] * tokens
         if self._ttft_ms is None:
-            self._phase = Phase.DECODE
+            if self._phase is Phase.PREFILL:
+                self._phase = Phase.DECODE
             self._ttft_ms = elapsed_ms(self._received_ns, now)
             prefill_ms = elapsed_ms(self._admitted_ns, now)
             self._rates.first_token(self._ttft_ms, prefill_ms, self.usage.prompt_tokens)
@@ -296,7 +304,7 @@ class Answer:
     def _finish(self) -> None:
         wall_ms = elapsed_ms(self._received_ns)
         self._release()
-        self.model.queue.finished(wall_ms / 1e3)
+        self.model.queue.finished(elapsed_ms(self._received_ns, self._left_ns) / 1e3)
         self._record(
             ev.RequestFinished(
                 status=200,
@@ -331,6 +339,12 @@ class Answer:
             f"{error}; the request is not to blame, send it again",
             cause_seq=await self._ledger.seq_of(ticket) if ticket else None,
         )
+
+    def _left_engine(self, stream: EngineStream) -> None:
+        self._in_engine.discard(stream)
+        if not self._in_engine and self._phase is not Phase.ENDED:
+            self._phase, self._left_ns = Phase.SEND, mono_ns()
+            self._place.leave()
 
     def _cancel(self, stream: EngineStream) -> None:
         for worker, own in self._streams:
