@@ -64,6 +64,7 @@ def all_checks(home: Path | None, file: Path | None, connection: Connection | No
     yield writable(folder)
     yield disk(folder)
     yield port(folder, config, connection)
+    yield sensors()
     yield sqlite()
     yield ledger(folder / "ledger.db")
 
@@ -140,7 +141,7 @@ def memory(config: Config, recommended_bytes: int) -> Check:
         return Check(
             "memory", "ok", f"{found}; to raise it: sudo sysctl iogpu.wired_limit_mb={limit * 5 // 4 // 2**20}"
         )
-    return Check("memory", "ok", found)
+    return Check("memory", "ok", f"{found}; [memory] limit in the configuration sets another")
 
 
 def writable(home: Path) -> Check:
@@ -190,6 +191,38 @@ def port(home: Path, config: Config, connection: Connection | None) -> Check:
             found = f"{number} cannot be had ({error.strerror}): {holder_of(number)} {stranger}".rstrip()
             return Check("port", "fail", found, "stop that process, or choose another port: [server] port, or --port")
     return Check("port", "ok", f"{number} is free")
+
+
+def sensors(root: Path = Path("/")) -> Check:
+    """What can be read of heat, swap and pressure, without root; `root` is where /proc and /sys are."""
+    there, missing, mend = _mac_sensors() if sys.platform == "darwin" else _linux_sensors(root)
+    found = ", ".join(there) or "none"
+    return Check(
+        "sensors", "warn" if mend else "ok", found + (f"; not there: {', '.join(missing)}" if missing else ""), mend
+    )
+
+
+def _linux_sensors(root: Path) -> tuple[list[str], list[str], str]:
+    zones = len(list((root / "sys/class/thermal").glob("thermal_zone*")))
+    seen = {
+        "memory pressure (PSI)": (root / "proc/pressure/memory").exists(),
+        "swap rates": (root / "proc/vmstat").exists(),
+        f"thermal zones ({zones})" if zones else "thermal zones": zones > 0,
+        "GPU (NVML)": (root / "proc/driver/nvidia/version").exists(),
+    }
+    return (
+        [name for name, is_there in seen.items() if is_there],
+        [n for n, is_there in seen.items() if not is_there],
+        "",
+    )
+
+
+def _mac_sensors() -> tuple[list[str], list[str], str]:
+    there = ["memory pressure", "swap", "thermal pressure"]
+    there += ["GPU utilisation (ioreg)"] if Path("/usr/sbin/ioreg").exists() else []
+    if shutil.which("macmon"):
+        return [*there, "GPU frequency (macmon)"], [], ""
+    return there, ["GPU frequency"], "brew install macmon: without it throttling is judged by thermal pressure alone"
 
 
 def sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Check:

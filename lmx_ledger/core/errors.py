@@ -98,6 +98,12 @@ class ModelUnavailable(LmxError):
     status, code, kind = 503, "model_unavailable", "server_error"
 
 
+class InsufficientMemory(LmxError):
+    """It can never fit under the memory limit; `short_by_bytes` says how much is missing."""
+
+    status, code, kind = 507, "insufficient_memory", "server_error"
+
+
 class LedgerUnavailable(LmxError):
     """The ledger's file cannot be read just now; serving goes on without it."""
 

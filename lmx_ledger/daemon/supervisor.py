@@ -13,7 +13,8 @@ from lmx_ledger.engine.client import EngineError, Exit, Worker, describe
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.serving.models import ModelState, ServedModel
 from lmx_ledger.serving.service import Serving
-from lmx_ledger.serving.text import ModelFolderError, TextModel
+from lmx_ledger.serving.text import TextModel
+from lmx_ledger.store.folder import ModelFolderError
 
 _DELAYS_S: Final = (0.0, 0.0, 0.5, 2.0, 5.0, 15.0, 30.0)
 _YOUNG_S: Final = 30.0
@@ -23,8 +24,11 @@ _LOOP_DELAY_S: Final = 2.0
 class ModelKeeper:
     """One model's worker, from the first load to the daemon's end."""
 
-    def __init__(self, model: ServedModel, serving: Serving, ledger: Ledger, config: Config) -> None:
+    def __init__(
+        self, model: ServedModel, serving: Serving, ledger: Ledger, config: Config, *, reason: str = "configured"
+    ) -> None:
         self.model = model
+        self._reason = reason
         self._serving = serving
         self._ledger = ledger
         self._config = config
@@ -36,7 +40,7 @@ class ModelKeeper:
 
     async def run(self, cause: ev.Cause) -> None:
         """Load, and load again after each death, until cancelled. A folder that cannot be served is not tried again."""
-        reason = "configured"
+        reason = self._reason
         while True:
             began = mono_ns()
             if not await self._load(reason, cause):
@@ -210,9 +214,18 @@ class Supervisor:
 
     def start(self, cause: ev.Cause) -> None:
         """Begin to load every model."""
-        self._tasks = [asyncio.create_task(keeper.run(cause)) for keeper in self._keepers]
-        for task in self._tasks:
-            task.add_done_callback(_report)
+        for keeper in self._keepers:
+            self._run(keeper, cause)
+
+    def add(self, keeper: ModelKeeper, cause: ev.Cause) -> None:
+        """One more model from now on, or a new keeper for one that could not be loaded; not after `stop`."""
+        self._keepers = [*(other for other in self._keepers if other.model is not keeper.model), keeper]
+        self._run(keeper, cause)
+
+    def _run(self, keeper: ModelKeeper, cause: ev.Cause) -> None:
+        task = asyncio.create_task(keeper.run(cause))
+        task.add_done_callback(_report)
+        self._tasks.append(task)
 
     async def settled(self) -> None:
         """Until every model is resident or has failed."""

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from quart import Blueprint, Response, g, request
 
-from lmx_ledger.core.errors import LmxError
+from lmx_ledger.core.errors import LmxError, ModelNotFound
 from lmx_ledger.server.connections import connection_of
 from lmx_ledger.server.context import Context
 from lmx_ledger.server.errors import body_of
@@ -28,11 +28,12 @@ def blueprint(context: Context) -> Blueprint:
     @face.get("/v1/models")
     async def models() -> Response:
         data = [_model(model, context) for model in context.serving.models.all()]
+        data += [_stored(name, context) for name in await context.serving.available()]
         return Response(msgspec.json.encode({"object": "list", "data": data}), content_type=_JSON)
 
     @face.get("/v1/models/<path:name>")
     async def model(name: str) -> Response:
-        return Response(msgspec.json.encode(_model(context.serving.models.find(name), context)), content_type=_JSON)
+        return Response(msgspec.json.encode(await _find(name, context)), content_type=_JSON)
 
     @face.post("/v1/chat/completions")
     async def chat_completions() -> Response:
@@ -98,6 +99,26 @@ def _envelope() -> Envelope:
         client=(headers.get("User-Agent") or "")[:200] or None,
         client_request_id=(headers.get("X-Request-ID") or "")[:200] or None,
     )
+
+
+async def _find(name: str, context: Context) -> dict[str, Any]:
+    try:
+        return _model(context.serving.models.find(name), context)
+    except ModelNotFound:
+        if name not in await context.serving.available():
+            raise
+        return _stored(name, context)
+
+
+def _stored(name: str, context: Context) -> dict[str, Any]:
+    """A model that will be loaded when a request names it; its context is not known before."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": context.started_s,
+        "owned_by": "lmx",
+        "max_model_len": None,
+    }
 
 
 def _model(model: ServedModel, context: Context) -> dict[str, Any]:

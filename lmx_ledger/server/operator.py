@@ -68,7 +68,12 @@ def _status(context: Context) -> dict[str, Any]:
         "ttft_p95_ms": serving.rates.ttft_p95_ms,
         "memory": {"limit_bytes": limit, "used_bytes": used, "used_fraction": round(used / limit, 4)},
         "models": [model.public() for model in serving.models.all()],
-        "ledger": {"seq": context.ledger.last_seq, "queue": context.ledger.queue_depth},
+        "ledger": {
+            "seq": context.ledger.last_seq,
+            "queue": context.ledger.queue_depth,
+            "lost": context.ledger.lost,
+            "error": context.ledger.error,
+        },
     }
 
 

@@ -86,8 +86,12 @@ class ModelTable:
     def __init__(self, models: Iterable[ServedModel]) -> None:
         self._models = {model.id: model for model in models}
 
+    def add(self, model: ServedModel) -> None:
+        """One more, found from now on; it may come while requests are served."""
+        self._models[model.id] = model
+
     def all(self) -> list[ServedModel]:
-        """In the order of the configuration."""
+        """In the order of the configuration, then as they were asked for."""
         return list(self._models.values())
 
     def find(self, name: str | None) -> ServedModel:

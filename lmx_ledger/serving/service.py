@@ -1,11 +1,12 @@
 """Where every API face brings its requests: validation against the model, admission, what is in flight."""
 
 import asyncio
+from typing import Protocol
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.config import Config
-from lmx_ledger.core.errors import Draining, InvalidRequest, QueueFull
+from lmx_ledger.core.errors import Draining, InvalidRequest, ModelNotFound, QueueFull
 from lmx_ledger.serving.answer import Accepted, Answer, Recorder
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.prompt import prepare, shape_of
@@ -16,11 +17,29 @@ from lmx_ledger.serving.text import TextModel
 _RETRY_UNAVAILABLE_S = 10
 
 
+class Shelf(Protocol):
+    """Models that are not served yet, and become so when a request names one."""
+
+    async def names(self) -> list[str]:
+        """Ids of those that could be served."""
+
+    async def take(self, name: str) -> ServedModel | None:
+        """The model of that name, put into the table; None where there is none.
+
+        Raises:
+            InsufficientMemory: it cannot fit beside what is loaded.
+        """
+
+    def load(self, model: ServedModel, cause: ev.Cause) -> None:
+        """Begin to load one that was taken, unless that was begun before."""
+
+
 class Serving:
     """All models behind one door. `begin` refuses before any work is spent; the rest is the answer's."""
 
     def __init__(self, models: ModelTable, ledger: Recorder, config: Config) -> None:
         self.models = models
+        self.shelf: Shelf | None = None
         self.draining: ev.Ticket | None = None
         self._ledger = ledger
         self._config = config
@@ -49,8 +68,10 @@ class Serving:
             LmxError: it is refused; nothing was spent on it.
         """
         received_ns = mono_ns()
-        model = self.models.find(request.model)
+        model = await self._named(request.model)
         received = self._emit(request, model, _received(request))
+        if self.shelf is not None and self.draining is None:
+            self.shelf.load(model, received)
         try:
             text = await self._servable(model)
             self._check_against(request, model, text)
@@ -77,6 +98,24 @@ class Serving:
             )
             self._emit(request, model, clamped, cause=model.loaded_seq)
         return answer
+
+    async def available(self) -> list[str]:
+        """Ids of stored models that a request may name, beside those in the table."""
+        names = await self.shelf.names() if self.shelf is not None else []
+        known = {model.id for model in self.models.all()}
+        return [name for name in names if name not in known]
+
+    async def _named(self, name: str | None) -> ServedModel:
+        try:
+            return self.models.find(name)
+        except ModelNotFound as unknown:
+            self._refuse_if_draining()
+            taken = await self.shelf.take(name) if self.shelf is not None and name is not None else None
+            if taken is not None:
+                return taken
+            stored = await self.available()
+            more = f"; in the store: {', '.join(stored)}" if stored else ""
+            raise ModelNotFound(unknown.message + more, param=unknown.param) from None
 
     def requests_of(self, model: ServedModel) -> list[str]:
         """Ids of the requests that the model's worker has."""

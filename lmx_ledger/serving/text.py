@@ -1,7 +1,5 @@
 """A model's text side, which lives in the daemon: tokenizer, chat template and what its folder says of itself."""
 
-import json
-import struct
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,13 +7,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from lmx_ledger.serving.template import ChatTemplate, TemplateError
+from lmx_ledger.store.folder import ModelFolderError, check_weights, read_json
 
-_LENGTH = struct.Struct("<Q")
 _DEFAULT_CONTEXT = 4096
-
-
-class ModelFolderError(Exception):
-    """A folder cannot be served; the message names the file and says what to do."""
 
 
 class TextModel:
@@ -31,9 +25,9 @@ class TextModel:
             raise ModelFolderError(
                 f"{folder} is no folder; give a folder with config.json, safetensors, tokenizer.json"
             )
-        self.config = _read_json(folder / "config.json")
-        self.weights_bytes = _check_weights(folder)
-        settings = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+        self.config = read_json(folder / "config.json")
+        self.weights_bytes = check_weights(folder)
+        settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
         if not (folder / "tokenizer.json").exists():
             raise ModelFolderError(f"{folder / 'tokenizer.json'} is missing; convert the model with a fast tokenizer")
         try:
@@ -91,60 +85,14 @@ class TextModel:
         generation = self.folder / "generation_config.json"
         named = [self.config.get("eos_token_id"), (self.config.get("text_config") or {}).get("eos_token_id")]
         if generation.exists():
-            named.append(_read_json(generation).get("eos_token_id"))
+            named.append(read_json(generation).get("eos_token_id"))
         ids = {i for value in named for i in (value if isinstance(value, list) else [value]) if isinstance(i, int)}
         if (token := special.get("eos_token")) and (number := self.tokenizer.token_to_id(token)) is not None:
             ids.add(number)
         return sorted(ids)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ModelFolderError(f"{file} is missing; a model folder needs it") from None
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{file} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelFolderError(f"{file} holds no JSON object")
-    return value
-
-
 def _token_text(value: object) -> str:
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else ""
-
-
-def _check_weights(folder: Path) -> int:
-    """Bytes of all shards; every shard that the index names is there and as long as its own header says."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted(set((_read_json(index).get("weight_map") or {}).values()))
-    else:
-        names = sorted(file.name for file in folder.glob("model*.safetensors"))
-    if not names:
-        raise ModelFolderError(f"{folder} holds no model*.safetensors; download the weights again")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ModelFolderError(
-            f"{folder} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:3])}; download them again"
-        )
-    return sum(_shard_bytes(folder / name) for name in names)
-
-
-def _shard_bytes(file: Path) -> int:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        head = stream.read(_LENGTH.size)
-        if len(head) == _LENGTH.size:
-            (length,) = _LENGTH.unpack(head)
-            if length <= size - _LENGTH.size:
-                try:
-                    entries = json.loads(stream.read(length))
-                    data = max((e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"), default=0)
-                except (ValueError, LookupError, TypeError, AttributeError):
-                    data = -1
-                if data >= 0 and _LENGTH.size + length + data == size:
-                    return int(data)
-    raise ModelFolderError(f"{file} is cut short or damaged ({size} bytes); download it again")

@@ -2,6 +2,7 @@
 
 import socket
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def test_a_machine_that_can_serve_passes(tmp_path: Path) -> None:
     report = document(lmx("doctor", "--json", "--url", nowhere(), home=tmp_path))
     assert report["ok"] is True
     rows = {row["name"]: row for row in report["checks"]}
-    assert {"python", "mlx", "config", "memory", "home", "disk", "port", "sqlite", "ledger"} <= set(rows)
+    assert {"python", "mlx", "config", "memory", "home", "disk", "port", "sensors", "sqlite", "ledger"} <= set(rows)
     assert rows["mlx"]["state"] == rows["ledger"]["state"] == "ok"
     assert "1 events" in rows["ledger"]["found"]
     assert all(row["mend"] for row in report["checks"] if row["state"] != "ok")
@@ -81,3 +82,14 @@ def test_a_home_that_cannot_be_is_found(tmp_path: Path) -> None:
     assert checks.writable(tmp_path / "file").state == "fail"
     assert checks.writable(tmp_path / "file" / "below").state == "fail"
     assert checks.writable(tmp_path / "new" / "deep").state == "ok"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a Mac has is asked of a Mac")
+def test_the_sensors_that_a_machine_has_are_named_and_those_that_it_lacks(tmp_path: Path) -> None:
+    bare = checks.sensors(tmp_path)
+    assert (bare.state, bare.found.split(";")[0]) == ("ok", "none")
+    for file in ("proc/pressure/memory", "proc/vmstat", "sys/class/thermal/thermal_zone0/temp"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    row = checks.sensors(tmp_path)
+    assert row.found == "memory pressure (PSI), swap rates, thermal zones (1); not there: GPU (NVML)"

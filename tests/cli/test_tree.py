@@ -34,6 +34,8 @@ def test_what_exists_is_what_this_version_can_do() -> None:
         ("doctor",),
         ("events",),
         ("models", "list"),
+    ("models", "pull"),
+    ("models", "rm"),
         ("serve", "logs"),
         ("serve", "start"),
         ("serve", "status"),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lmx_ledger.serving.text import ModelFolderError, TextModel
+from lmx_ledger.serving.text import TextModel
+from lmx_ledger.store.folder import ModelFolderError
 
 
 @pytest.fixture

@@ -1,0 +1,83 @@
+"""A model's folder: whether its JSON can be read and its weights are whole, before anything is loaded."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any, Final
+
+INDEX: Final = "model.safetensors.index.json"
+
+_LENGTH: Final = struct.Struct("<Q")
+_LONGEST_HEADER: Final = 100_000_000
+"""Bytes; the limit of the safetensors format itself. A damaged length must not become an allocation."""
+
+
+class ModelFolderError(Exception):
+    """A folder cannot be served; the message names the file and says what to do."""
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ModelFolderError: it is missing, no JSON, or no object.
+    """
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ModelFolderError(f"{file} is missing; a model folder needs it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFolderError(f"{file} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelFolderError(f"{file} holds no JSON object")
+    return value
+
+
+def shards_of(index: Path) -> list[str]:
+    """The files that an index names, sorted; each is a plain name, for an index comes from strangers.
+
+    Raises:
+        ModelFolderError: it cannot be read, or names what is no file beside it.
+    """
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ModelFolderError(f"{index} has no weight_map of file names; download it again")
+    for name in names.values():
+        if name != Path(name).name or "\\" in name or name.startswith(".") or not name.isprintable():
+            raise ModelFolderError(f"{index} names {name!r}, which is no file beside it")
+    return sorted(set(names.values()))
+
+
+def check_weights(folder: Path) -> int:
+    """Bytes of all shards; every shard that the index names is there and as long as its own header says.
+
+    Raises:
+        ModelFolderError: a shard is missing or cut short, or there are no weights.
+    """
+    index = folder / INDEX
+    names = shards_of(index) if index.exists() else sorted(file.name for file in folder.glob("model*.safetensors"))
+    if not names:
+        raise ModelFolderError(f"{folder} holds no model*.safetensors; download the weights again")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ModelFolderError(
+            f"{folder} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:3])}; download them again"
+        )
+    return sum(_shard_bytes(folder / name) for name in names)
+
+
+def _shard_bytes(file: Path) -> int:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        head = stream.read(_LENGTH.size)
+        if len(head) == _LENGTH.size:
+            (length,) = _LENGTH.unpack(head)
+            if length <= min(size - _LENGTH.size, _LONGEST_HEADER):
+                try:
+                    entries = json.loads(stream.read(length))
+                    data = max((e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"), default=0)
+                except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                    data = -1
+                if data >= 0 and _LENGTH.size + length + data == size:
+                    return int(data)
+    raise ModelFolderError(f"{file} is cut short or damaged ({size} bytes); download it again")
