@@ -1,6 +1,7 @@
 """The daemon, composed: socket, ledger, models, HTTP; and the order in which it all starts and stops."""
 
 import asyncio
+import contextlib
 import os
 import platform
 import signal
@@ -99,8 +100,9 @@ class Daemon:
         """
         self._handle_signals()
         path = self.config.home / "ledger.db"
-        ledger = Ledger.open(path, boot=self._boot, synchronous=self.config.ledger.synchronous)
+        ledger = Ledger.open(path, boot=self._boot, synchronous=self.config.ledger.synchronous, notice=_warn)
         reader = Reader.open(path)
+        code = 1
         try:
             started = await self._open_history(ledger, reader)
             rules = await ledger.commit(
@@ -109,10 +111,16 @@ class Daemon:
                     cause=started,
                 )
             )
-            return await self._serve(sock, ledger, reader, rules or 0)
+            code = await self._serve(sock, ledger, reader, rules or 0)
         finally:
-            await asyncio.to_thread(ledger.close)
+            whole = await asyncio.to_thread(ledger.close)
             reader.close()
+            if not whole:
+                _warn(
+                    f"{ledger.lost} events of this run are lost, {path} could not be written ({ledger.error}); "
+                    "what it has is whole: make room or put it back, then start again"
+                )
+        return code if whole else 1
 
     async def _open_history(self, ledger: Ledger, reader: Reader) -> int | None:
         run = await asyncio.to_thread(reader.last_run_without_end, self._boot)
@@ -279,6 +287,12 @@ class Daemon:
                 started=rfc3339(utc_us()),
             ),
         )
+
+
+def _warn(line: str) -> None:
+    """A line for the operator, from any thread. Where stderr is on the full disk too, `/lmx/status` still says it."""
+    with contextlib.suppress(OSError):
+        print(f"lmx: {line}", file=sys.stderr, flush=True)  # noqa: T201 - the daemon's own log
 
 
 def _daemon_event(data: ev.EventData, cause: ev.Cause = None) -> ev.Event:

@@ -95,8 +95,8 @@ class Appender:
         self._names: dict[str, int] = {}
         self._tried: tuple[int, bytes] | None = None
 
-    def append(self, connection: sqlite3.Connection, drafts: Sequence[Draft]) -> None:
-        """Commit the group; each place's `planned` is then its seq.
+    def append(self, connection: sqlite3.Connection, drafts: Sequence[Draft]) -> tuple[int, bytes]:
+        """Commit the group; each place's `planned` is then its seq. Returns seq and hash of its last event.
 
         Another process may have appended in between, so the head is read inside the transaction. Called again with
         the same group after an error, it writes nothing when the attempt had reached the disk after all.
@@ -111,7 +111,7 @@ class Appender:
             self._tried = None
             if connection.execute("SELECT 1 FROM event WHERE seq = ? AND hash = ?", (seq, tried)).fetchone():
                 connection.execute("ROLLBACK")
-                return
+                return seq, tried
         names, new_names = self._number(connection, drafts)
         seq, head = read_head(connection)
         rows = []
@@ -164,6 +164,7 @@ class Appender:
         connection.execute("COMMIT")
         self._tried = None
         self._names = names
+        return seq, head
 
     def _number(
         self, connection: sqlite3.Connection, drafts: Sequence[Draft]

@@ -15,7 +15,7 @@ from lmx_ledger.ledger import chain
 from lmx_ledger.ledger.event_id import event_id
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.schema import event, name, stream_of
-from lmx_ledger.ledger.store import LedgerUnusable, connect_to_read
+from lmx_ledger.ledger.store import LedgerUnusable, connect_to_read, identity
 
 _LAST_ACTS: Final = 20
 _COLUMNS: Final = tuple(column for column in event.columns if column.name != "hash")
@@ -45,6 +45,17 @@ class Reader:
         self._engine = sa.create_engine(
             "sqlite://", creator=lambda: connect_to_read(path), poolclass=QueuePool, pool_size=4, max_overflow=4
         )
+
+        def note_file(_: object, record: sa.pool.ConnectionPoolEntry) -> None:
+            record.info["file"] = identity(path)
+
+        def same_file(_: object, record: sa.pool.ConnectionPoolEntry, __: object) -> None:
+            # An open connection goes on reading a file that was moved away or deleted, whatever is at its path now.
+            if record.info["file"] != identity(path):
+                raise sa.exc.DisconnectionError("another file is at the ledger's path")
+
+        sa.event.listen(self._engine, "connect", note_file)
+        sa.event.listen(self._engine, "checkout", same_file)
         # Names are never changed, so the dictionary is replaced when an unknown number turns up and never locked.
         self._names: dict[int, str] = {}
 

@@ -126,6 +126,15 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of what is at a path; None where nothing can be seen."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _use_wal(connection: sqlite3.Connection, patience_ms: float) -> None:
     # SQLite does not wait its busy timeout for the first switch to WAL, which another process may be doing now.
     began = mono_ns()

@@ -5,16 +5,18 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, Self
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import mono_ns, utc_us
-from lmx_ledger.ledger.append import Appender, Draft, Unwritable, draft, read_head
-from lmx_ledger.ledger.store import LedgerUnusable, Synchronous, connect, migrate
+from lmx_ledger.ledger.append import Draft, Unwritable, draft
+from lmx_ledger.ledger.file import LedgerFile, Strayed
+from lmx_ledger.ledger.store import LedgerUnusable, Synchronous, migrate
 from lmx_ledger.ledger.ticket import Place, Waiter, wake
+from lmx_ledger.ledger.trouble import Trouble
 
 CAPACITY: Final = 65_536
 """Events that may wait in memory; the next one is lost, counted, and owned up to."""
@@ -29,18 +31,20 @@ _Marker = Future[bool]
 
 
 class Ledger:
-    """The writing end of a ledger file. Several processes may each hold one on the same file."""
+    """The writing end of a ledger file. Several processes may each hold one on the same file.
 
-    def __init__(
-        self, path: Path, boot: str, synchronous: Synchronous, connection: sqlite3.Connection, capacity: int
-    ) -> None:
-        self._path = path
+    When the file cannot be written (a full disk, a file that was taken away), events wait in memory up to the bound,
+    `error` says why, and `notice` gets one line when that begins and one when it is over. What does not fit is
+    counted, and recorded as `ledger.dropped` when there is a file again; `close` is False and `lost` says how many when
+    there is none by then.
+    """
+
+    def __init__(self, file: LedgerFile, boot: str, capacity: int, notice: Callable[[str], None]) -> None:
+        self._file = file
         self._boot = boot
-        self._synchronous = synchronous
         self._capacity = capacity
-        self._connection: sqlite3.Connection | None = connection
-        self._appender = Appender(boot)
-        self._last_seq = read_head(connection)[0]
+        self._last_seq = file.head_seq
+        self._trouble = Trouble(notice)
         self._queue: queue.SimpleQueue[_Item | _Marker | None] = queue.SimpleQueue()
         self._in_hand = 0
         self._lock = threading.Lock()
@@ -53,15 +57,25 @@ class Ledger:
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
 
     @classmethod
-    def open(cls, path: Path, *, boot: str, synchronous: Synchronous, capacity: int = CAPACITY) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        boot: str,
+        synchronous: Synchronous,
+        capacity: int = CAPACITY,
+        notice: Callable[[str], None] = lambda _: None,
+    ) -> Self:
         """Make or migrate the file and start the writer thread. At most `capacity` events wait in memory.
+
+        `notice` is called on the writer's thread, with one line for whoever operates the daemon.
 
         Raises:
             LedgerUnusable: it cannot be made or written, is no ledger, or comes from a newer program.
         """
         migrate(path)
         try:
-            ledger = cls(path, boot, synchronous, connect(path, synchronous), capacity)
+            ledger = cls(LedgerFile(path, synchronous, boot), boot, capacity, notice)
         except sqlite3.Error as error:
             raise LedgerUnusable(f"{path}: cannot be used as a ledger: {error}") from None
         ledger._thread.start()
@@ -70,7 +84,7 @@ class Ledger:
     @property
     def path(self) -> Path:
         """The file."""
-        return self._path
+        return self._file.path
 
     @property
     def boot(self) -> str:
@@ -86,6 +100,16 @@ class Ledger:
     def queue_depth(self) -> int:
         """Events that are not committed yet."""
         return self._queue.qsize() + self._in_hand
+
+    @property
+    def error(self) -> str | None:
+        """Why nothing can be written just now; None when all is well."""
+        return self._trouble.error
+
+    @property
+    def lost(self) -> int:
+        """Events that are not in the file and never will be, and of which no `ledger.dropped` in it tells."""
+        return self._lost
 
     def emit(self, event: ev.Event) -> ev.Ticket:
         """Record without waiting, from any thread. Never raises: what does not fit is counted and owned up to."""
@@ -189,15 +213,15 @@ class Ledger:
                 open_ = self._gather(group, markers)
             self._in_hand = len(group)
             if not self._write(self._drafts(group)):
+                self._gave_up = True
+                self._lose([place for place, _, _ in group if place.seq is None and not place.lost], self._reason)
                 break
             self._in_hand = 0
             group = self._confession()
             if not group:
                 _settle(markers, durable=True)
         self._forsake_queue(markers)
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._file.close()
 
     def _gather(self, group: list[_Item], markers: list[_Marker]) -> bool:
         """Fill the group with what there is, waiting for the first event; False once the ledger is to be closed."""
@@ -232,10 +256,10 @@ class Ledger:
 
     def _write(self, drafts: list[Draft]) -> bool:
         """Write until it is written; False when the ledger was closed and that could not be done in time."""
-        backoff_s = _FIRST_BACKOFF_S
+        backoff_s, began = _FIRST_BACKOFF_S, mono_ns()
         while drafts:
             try:
-                self._append(drafts)
+                self._file.append(drafts)
             except (sqlite3.DataError, OverflowError) as error:
                 # One event's value is too large for the file: find it, keep the others.
                 if len(drafts) > 1:
@@ -243,33 +267,22 @@ class Ledger:
                     return self._write(drafts[:middle]) and self._write(drafts[middle:])
                 self._lose([drafts[0].place], f"{drafts[0].type} could not be stored: {error}")
                 return True
-            except sqlite3.Error as error:
+            except (sqlite3.Error, Strayed) as error:
                 with self._lock:
                     self._reason = str(error)
+                self._trouble.failed(error, began, self._capacity)
                 if self._closing.is_set():
                     if mono_ns() > self._give_up_ns:
-                        self._lose([d.place for d in drafts], str(error))
-                        self._gave_up = True
                         return False
-                    backoff_s = _FIRST_BACKOFF_S
-                    time.sleep(backoff_s)
+                    time.sleep(_FIRST_BACKOFF_S)
                 else:
                     self._closing.wait(backoff_s)
                     backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
             else:
                 self._resolve(drafts)
+                self._trouble.succeeded(self._last_seq)
                 break
         return True
-
-    def _append(self, drafts: list[Draft]) -> None:
-        # After any error the connection is made anew: a full disk or a bad read can leave it in an unknown state.
-        connection, self._connection = self._connection or connect(self._path, self._synchronous), None
-        try:
-            self._appender.append(connection, drafts)
-        except (sqlite3.Error, OverflowError):
-            connection.close()
-            raise
-        self._connection = connection
 
     def _resolve(self, drafts: list[Draft]) -> None:
         results: list[tuple[Waiter, int | None]] = []

@@ -1,0 +1,91 @@
+"""The file that a writer appends to: opened, watched, and never mistaken for another."""
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from lmx_ledger.ledger.append import Appender, Draft, read_head
+from lmx_ledger.ledger.store import LedgerError, Synchronous, connect, connect_to_read, identity
+
+
+class Strayed(Exception):
+    """What is at the path is not the ledger that this writer wrote; the message says what to do."""
+
+
+class LedgerFile:
+    """One ledger, by its path and by its own last event.
+
+    SQLite goes on writing into a file that was moved away or deleted, and nobody would ever read it. So before each
+    group the path is compared with what is open. Where the file is gone, nothing is written: not into what nobody can
+    see any more, and not into a new, empty file, whose chain would begin anew as if nothing had been before. The
+    writer keeps the events, within its bound, and tries again. It goes on when a file is there again that has the last
+    event which it wrote: the same file, put back, or a whole copy of it. Any other ledger, an older copy included,
+    is left as it is.
+    """
+
+    def __init__(self, path: Path, synchronous: Synchronous, boot: str) -> None:
+        """Open it.
+
+        Raises:
+            sqlite3.Error: it cannot be opened or written.
+        """
+        self.path = path
+        self._synchronous = synchronous
+        self._appender = Appender(boot)
+        self._connection: sqlite3.Connection | None = connect(path, synchronous)
+        self._identity = identity(path)
+        self._head = read_head(self._connection)
+
+    @property
+    def head_seq(self) -> int:
+        """The newest event that this writer has committed (at first: that the file had)."""
+        return self._head[0]
+
+    def append(self, drafts: Sequence[Draft]) -> None:
+        """Commit the group, see `Appender.append`.
+
+        Raises:
+            Strayed: the file is not where it was.
+            sqlite3.Error: nothing is known to be written; to be called again with the same group.
+            OverflowError: a number is beyond 64 bits.
+        """
+        # After any error the connection is made anew: a full disk or a bad read can leave it in an unknown state.
+        connection, self._connection = self._ours(), None
+        try:
+            self._head = self._appender.append(connection, drafts)
+        except (sqlite3.Error, OverflowError):
+            connection.close()
+            raise
+        self._connection = connection
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _ours(self) -> sqlite3.Connection:
+        found = identity(self.path)
+        if found is None:
+            self.close()
+            raise Strayed(f"{self.path} is gone; put it back")
+        if found != self._identity:
+            self.close()
+            self._recognise()
+            self._identity = found
+        return self._connection or connect(self.path, self._synchronous)
+
+    def _recognise(self) -> None:
+        # Read-only: a stranger's file is not to be touched, and connect() would switch it to WAL.
+        seq, digest = self._head
+        try:
+            with closing(connect_to_read(self.path)) as connection:
+                known = connection.execute("SELECT 1 FROM event WHERE seq = ? AND hash = ?", (seq, digest)).fetchone()
+        except (LedgerError, sqlite3.Error) as error:
+            raise Strayed(f"another file is in the ledger's place ({error}); put the right one back") from None
+        if seq and not known:
+            raise Strayed(
+                f"another ledger is in the place of {self.path}, without event {seq} of this run; "
+                "put the right one back, or restart the daemon to go on with that one"
+            )
