@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
@@ -73,7 +75,8 @@ def start(
     if detach:
         _detach(resolved, file, models or [], as_json=as_json)
     else:
-        _foreground(resolved, file, as_json=as_json)
+        reread = partial(_read_again, resolved, file, _overrides(port, host, home), models or [])
+        _foreground(resolved, file, reread, as_json=as_json)
 
 
 def _file_of_home(home: Path | None) -> Path | None:
@@ -96,6 +99,15 @@ def _resolve(file: Path | None, overrides: dict[str, dict[str, Any]], models: li
     return load_config(file, overrides, models=[_model(name, config) for name in dict.fromkeys(models)])
 
 
+def _read_again(
+    first: "Config", file: Path | None, overrides: dict[str, dict[str, Any]], models: list[str]
+) -> "Config":
+    """As at the start. Models that the command line named stay what they were found to be then."""
+    from lmx_ledger.core.config import load_config  # noqa: PLC0415
+
+    return load_config(file, overrides, models=[model.model_dump() for model in first.models] if models else None)
+
+
 def _model(name: str, config: "Config") -> dict[str, Any]:
     from lmx_ledger.daemon import demo  # noqa: PLC0415
 
@@ -111,13 +123,13 @@ def _model(name: str, config: "Config") -> dict[str, Any]:
     raise Failure(f"--model {name}: no folder here, and no id of the configuration ({known})")
 
 
-def _foreground(config: "Config", file: Path | None, *, as_json: bool) -> None:
+def _foreground(config: "Config", file: Path | None, reread: Callable[[], "Config"], *, as_json: bool) -> None:
     from lmx_ledger.daemon.main import run  # noqa: PLC0415 - the whole server
 
     if sys.stderr.isatty():
         names = ", ".join(model.id for model in config.models) or "the demo model"
         typer.echo(f"Starting on {reach_url(config.server.host, config.server.port)}, loading {names}...", err=True)
-    code = run(config, source=file, announce=not as_json)
+    code = run(config, source=file, reread=reread, announce=not as_json)
     if as_json:
         print_json({"state": "stopped", "port": config.server.port, "home": str(config.home), "exit_status": code})
     if code:

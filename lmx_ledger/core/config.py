@@ -38,6 +38,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+KEYS: Final = ("server.api_keys", "server.operator_keys")
+"""What is secret: no event and no log line has more of it than how many there are."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -159,10 +163,10 @@ class Config(_Section):
     def changed(self) -> dict[str, Any]:
         """What differs from the defaults; keys appear only as their number."""
         out: dict[str, Any] = self.model_dump(exclude_defaults=True)
-        server = out.get("server", {})
-        for name in ("api_keys", "operator_keys"):
-            if name in server:
-                server[name] = len(server[name])
+        for name in KEYS:
+            section, key = name.split(".")
+            if key in out.get(section, {}):
+                out[section][key] = len(out[section][key])
         return out
 
 

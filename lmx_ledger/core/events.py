@@ -212,6 +212,18 @@ class ConfigLoaded(EventData, frozen=True, kw_only=True):
     changed: dict[str, Any]
 
 
+@_event("config.changed", durable=True)
+class ConfigChanged(EventData, frozen=True, kw_only=True):
+    """The configuration was read again (SIGHUP): new values in force (of keys only their number), and what will
+    differ after a restart only. With `error` the file was wrong, and everything is as it was.
+    """
+
+    source: str | None
+    changed: dict[str, Any]
+    needs_restart: list[str]
+    error: str | None = None
+
+
 # --- engine ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,12 +1,11 @@
 """The daemon, composed: socket, ledger, models, HTTP; and the order in which it all starts and stops."""
 
 import asyncio
-import contextlib
 import os
 import platform
 import signal
 import socket
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,10 +16,13 @@ from lmx_ledger.core.clock import elapsed_ms, mono_ns, rfc3339, utc_us
 from lmx_ledger.core.config import Config
 from lmx_ledger.core.errors import StartupError
 from lmx_ledger.core.ids import new_ulid
+from lmx_ledger.core.settings import Settings
 from lmx_ledger.daemon import demo, runfile
 from lmx_ledger.daemon.banner import banner
+from lmx_ledger.daemon.reread import Rereader
 from lmx_ledger.daemon.socket import listen
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
+from lmx_ledger.daemon.terminal import Terminal, say, warn
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.memory.limit import limit_bytes
@@ -32,8 +34,10 @@ from lmx_ledger.serving.queue import AdmissionQueue
 from lmx_ledger.serving.service import Serving
 
 
-def run(config: Config, *, source: Path | None, announce: bool = True) -> int:
+def run(config: Config, *, source: Path | None, reread: Callable[[], Config], announce: bool = True) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. `announce`: print where and what, when ready.
+
+    `reread` reads the configuration as it was read for this start; SIGHUP asks for that.
 
     Raises:
         StartupError: it cannot start; one line says why and what to do.
@@ -41,7 +45,7 @@ def run(config: Config, *, source: Path | None, announce: bool = True) -> int:
     prepare_home(config.home)
     sock = listen(config.server.host, config.server.port)
     with sock:
-        return asyncio.run(Daemon(config, source, announce=announce).serve(sock))
+        return asyncio.run(Daemon(config, source, reread, announce=announce).serve(sock))
 
 
 def prepare_home(home: Path) -> None:
@@ -65,17 +69,24 @@ def prepare_home(home: Path) -> None:
 class Daemon:
     """One run, from the first event to `daemon.stopped`."""
 
-    def __init__(self, config: Config, source: Path | None, *, announce: bool) -> None:
-        self.config = config
+    def __init__(self, config: Config, source: Path | None, reread: Callable[[], Config], *, announce: bool) -> None:
+        self.settings = Settings(config)
         self.state = "starting"
         self._source = source
         self._announce = announce
+        self._rereader = Rereader(self.settings, source, reread)
+        self._terminal = Terminal()
         self._boot = new_ulid()
         self._began_ns = mono_ns()
         self._supervisor = Supervisor([])
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._stop_reason = ""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.settings.now
 
     @property
     def uptime_s(self) -> float:
@@ -100,9 +111,8 @@ class Daemon:
         """
         self._handle_signals()
         path = self.config.home / "ledger.db"
-        ledger = Ledger.open(path, boot=self._boot, synchronous=self.config.ledger.synchronous, notice=_warn)
+        ledger = Ledger.open(path, boot=self._boot, synchronous=self.config.ledger.synchronous, notice=warn)
         reader = Reader.open(path)
-        code = 1
         try:
             started = await self._open_history(ledger, reader)
             rules = await ledger.commit(
@@ -111,12 +121,13 @@ class Daemon:
                     cause=started,
                 )
             )
-            code = await self._serve(sock, ledger, reader, rules or 0)
+            self.settings.put_in_force(self.config, rules)
+            code = await self._serve(sock, ledger, reader)
         finally:
             whole = await asyncio.to_thread(ledger.close)
             reader.close()
             if not whole:
-                _warn(
+                warn(
                     f"{ledger.lost} events of this run are lost, {path} could not be written ({ledger.error}); "
                     "what it has is whole: make room or put it back, then start again"
                 )
@@ -146,33 +157,35 @@ class Daemon:
             )
         )
 
-    async def _serve(self, sock: socket.socket, ledger: Ledger, reader: Reader, rules: int) -> int:
+    async def _serve(self, sock: socket.socket, ledger: Ledger, reader: Reader) -> int:
         models = self._models()
         table = ModelTable(models)
-        serving = Serving(table, ledger, self.config)
+        self.settings.follow(lambda config: table.hold_waiting(config.queue.max_waiting))
+        serving = Serving(table, ledger, self.settings)
         self._supervisor = Supervisor([ModelKeeper(m, serving, ledger, self.config) for m in models])
         context = Context(
             serving=serving,
             ledger=ledger,
             reader=reader,
-            config=self.config,
+            settings=self.settings,
             daemon=self,
             boot=self._boot,
-            rules_seq=rules,
             started_s=utc_us() // 1_000_000,
         )
         closing = asyncio.Event()
         http = asyncio.create_task(
             serve_http(create_app(context), sock, send_timeout=lambda: self.config.server.send_timeout, closing=closing)
         )
+        rereading = asyncio.create_task(self._rereader.run(ledger))
         file = self._write_run_file()
         try:
-            self._supervisor.start(rules)
-            await self._until_ready(table, ledger, rules)
+            self._supervisor.start(self.settings.rules_seq or None)
+            await self._until_ready(table, ledger)
             await self._until_stopped(http)
             await self._drain(serving, ledger)
         finally:
             self.state = "stopping"
+            rereading.cancel()
             await self._supervisor.stop()
             closing.set()
             await http
@@ -190,7 +203,7 @@ class Daemon:
         ]
         return [ServedModel(i, p, a, AdmissionQueue(queue.max_running, queue.max_waiting)) for i, p, a in named]
 
-    async def _until_ready(self, table: ModelTable, ledger: Ledger, rules: int) -> None:
+    async def _until_ready(self, table: ModelTable, ledger: Ledger) -> None:
         settled = asyncio.create_task(self._supervisor.settled())
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait({settled, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -204,10 +217,13 @@ class Daemon:
             self._stop_reason = "no model could be loaded"
             raise StartupError("no model could be loaded: " + "; ".join(failed))
         for line in failed:
-            print(f"lmx: not served: {line}", file=sys.stderr)  # noqa: T201 - the operator's terminal
+            warn(f"not served: {line}")
         url = self._url()
         await ledger.commit(
-            _daemon_event(ev.DaemonReady(url=url, models=resident, startup_ms=elapsed_ms(self._began_ns)), cause=rules)
+            _daemon_event(
+                ev.DaemonReady(url=url, models=resident, startup_ms=elapsed_ms(self._began_ns)),
+                cause=self.settings.rules_seq or None,
+            )
         )
         self.state = "running"
         self._say(banner(url, table.all(), self.config))
@@ -222,7 +238,7 @@ class Daemon:
     def _say(self, text: str) -> None:
         """A line for whoever watches the terminal."""
         if self._announce:
-            print(text, flush=True)  # noqa: T201 - the start-up output is for people
+            say(text)
 
     async def _drain(self, serving: Serving, ledger: Ledger) -> None:
         self.state = "draining"
@@ -261,6 +277,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
     def _on_signal(self, number: signal.Signals) -> None:
         """The first one drains; a second one waits for nobody."""
@@ -268,6 +285,13 @@ class Daemon:
             self._hurry.set()
         self._stop_reason = self._stop_reason or number.name
         self._stop.set()
+
+    def _on_hangup(self) -> None:
+        """A daemon in the foreground ends with its terminal; otherwise it means: read the configuration again."""
+        if self._terminal.closed:
+            self._on_signal(signal.SIGHUP)
+        else:
+            self._rereader.ask()
 
     def _url(self) -> str:
         host = self.config.server.host
@@ -287,12 +311,6 @@ class Daemon:
                 started=rfc3339(utc_us()),
             ),
         )
-
-
-def _warn(line: str) -> None:
-    """A line for the operator, from any thread. Where stderr is on the full disk too, `/lmx/status` still says it."""
-    with contextlib.suppress(OSError):
-        print(f"lmx: {line}", file=sys.stderr, flush=True)  # noqa: T201 - the daemon's own log
 
 
 def _daemon_event(data: ev.EventData, cause: ev.Cause = None) -> ev.Event:

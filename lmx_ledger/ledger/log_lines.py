@@ -19,6 +19,9 @@ TEMPLATES: Final[dict[str, str]] = {
     "daemon.drained": "Drained in {ms:ms}, {cancelled} cancelled.",
     "daemon.stopped": "Stopped after {uptime_s:s} ({reason}).",
     "config.loaded": "Configuration read (file: {source}; other than the defaults: {changed}).",
+    "config.changed": (
+        "Configuration read again ({source}); new: {changed}; after a restart: {needs_restart}; wrong: {error}."
+    ),
     "engine.started": "Worker for {model} started (pid {pid}, MLX {mlx}, {device}) in {ms:ms}.",
     "engine.exited": "Worker for {model} ended (pid {pid}, signal {signal}, status {code}); last act: {last_acts:last}",
     "engine.restarted": "Worker for {model} restarted (pid {pid}, attempt {attempt}) in {ms:ms}.",
@@ -96,7 +99,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, list):
-        text = ", ".join(map(str, value[:_LONGEST_VALUE]))
+        text = ", ".join(map(str, value[:_LONGEST_VALUE])) or "nothing"
     elif isinstance(value, dict):
         text = ", ".join(f"{key}={item}" for key, item in list(value.items())[:_LONGEST_VALUE]) or "nothing"
     else:

@@ -4,6 +4,7 @@ import msgspec
 from quart import Quart, Response, g, has_websocket_context, request
 
 from lmx_ledger import __version__
+from lmx_ledger.core.config import Config
 from lmx_ledger.core.errors import NotFound
 from lmx_ledger.core.ids import new_request_id
 from lmx_ledger.server import openai, operator
@@ -20,17 +21,23 @@ _OPEN = frozenset({"/healthz", "/readyz"})
 def create_app(context: Context) -> Quart:
     """All routes of this daemon."""
     app = Quart("lmx_ledger", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = context.config.server.max_body
-    app.config["BODY_TIMEOUT"] = context.config.server.body_timeout
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    access = Access(context.config.server)
+
+    def bound_bodies(config: Config) -> None:
+        app.config["MAX_CONTENT_LENGTH"] = config.server.max_body
+        app.config["BODY_TIMEOUT"] = config.server.body_timeout
+
+    context.settings.follow(bound_bodies)
+
+    def access() -> Access:
+        return Access(context.config.server)
 
     @app.before_request
     async def come_in() -> Response | None:
         g.request_id = new_request_id()
         caller = Caller(request.method, {name.lower(): value for name, value in request.headers.items()})
         preflight = request.method == "OPTIONS" and "access-control-request-method" in caller.headers
-        access.check(caller, Door.OPEN if preflight else _door(request.path))
+        access().check(caller, Door.OPEN if preflight else _door(request.path))
         if preflight:
             return Response("", 204, headers={"Access-Control-Allow-Headers": _CORS_HEADERS, "Allow": "GET, POST"})
         length = request.content_length
@@ -43,7 +50,7 @@ def create_app(context: Context) -> Quart:
         response.headers["X-Request-ID"] = g.get("request_id") or new_request_id()
         response.headers["X-Content-Type-Options"] = "nosniff"
         origin = request.headers.get("Origin")
-        if origin and access.may_read(origin):
+        if origin and access().may_read(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "X-Request-ID, X-LMX-Session, Retry-After"
             response.headers.add("Vary", "Origin")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lmx_ledger.core.config import Config
+from lmx_ledger.core.settings import Settings
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.serving.service import Serving
@@ -31,13 +32,22 @@ class DaemonState(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """Handed to each blueprint. `rules_seq` is the seq of this boot's `config.loaded`."""
+    """Handed to each blueprint."""
 
     serving: Serving
     ledger: Ledger
     reader: Reader
-    config: Config
+    settings: Settings
     daemon: DaemonState
     boot: str
-    rules_seq: int
     started_s: int
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force; not to be kept, the next one may come at any time."""
+        return self.settings.now
+
+    @property
+    def rules_seq(self) -> int:
+        """The seq of the `config.loaded` or `config.changed` that put it in force."""
+        return self.settings.rules_seq

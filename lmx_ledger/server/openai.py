@@ -23,7 +23,6 @@ _JSON = "application/json"
 def blueprint(context: Context) -> Blueprint:
     """The routes under `/v1`."""
     face = Blueprint("openai", __name__)
-    server = context.config.server
 
     @face.get("/v1/models")
     async def models() -> Response:
@@ -37,14 +36,14 @@ def blueprint(context: Context) -> Blueprint:
 
     @face.post("/v1/chat/completions")
     async def chat_completions() -> Response:
-        raw = await read_json(request, server)
+        raw = await read_json(request, context.config.server)
         body = typed(raw, ChatBody)
-        wanted = read_chat(body, raw, _envelope(), server.max_messages)
+        wanted = read_chat(body, raw, _envelope(), context.config.server.max_messages)
         return await _serve(context, wanted, include_usage=_include_usage(body))
 
     @face.post("/v1/completions")
     async def completions() -> Response:
-        body = typed(await read_json(request, server), CompletionBody)
+        body = typed(await read_json(request, context.config.server), CompletionBody)
         return await _serve(context, read_completion(body, _envelope()), include_usage=_include_usage(body))
 
     return face
@@ -62,7 +61,7 @@ async def _serve(context: Context, wanted: GenerationRequest, *, include_usage: 
         # Until the first output an error still has a status of its own.
         first = await anext(outputs)
         frames = StreamFrames(answer, include_usage=include_usage)
-        body = _stream(frames, first, outputs, context.rules_seq)
+        body = _stream(frames, first, outputs, context)
         response = Response(body, content_type="text/event-stream")
         response.timeout = None
         response.headers["Cache-Control"] = "no-cache"
@@ -73,14 +72,14 @@ async def _serve(context: Context, wanted: GenerationRequest, *, include_usage: 
 
 
 async def _stream(
-    frames: StreamFrames, first: Output, rest: AsyncIterator[Output], rules_seq: int
+    frames: StreamFrames, first: Output, rest: AsyncIterator[Output], context: Context
 ) -> AsyncIterator[bytes]:
     yield frames.frames(first)
     try:
         async for output in rest:
             yield frames.frames(output)
     except LmxError as error:
-        yield sse(body_of(error, rules_seq))
+        yield sse(body_of(error, context.rules_seq))
         return
     yield frames.end()
 

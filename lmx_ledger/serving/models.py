@@ -94,6 +94,11 @@ class ModelTable:
         """In the order of the configuration, then as they were asked for."""
         return list(self._models.values())
 
+    def hold_waiting(self, most: int) -> None:
+        """Another bound for every line."""
+        for model in self._models.values():
+            model.queue.hold_waiting(most)
+
     def find(self, name: str | None) -> ServedModel:
         """The model of that id, of an alias that matches, or the first.
 

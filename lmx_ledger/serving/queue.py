@@ -85,6 +85,10 @@ class AdmissionQueue:
             self._waiting.remove(place)
             self._pump()
 
+    def hold_waiting(self, most: int) -> None:
+        """Another bound for the line; whoever stands in it already stays."""
+        self._max_waiting = most
+
     def open(self) -> None:
         """Admit: a worker serves the model."""
         self._open = True

@@ -5,8 +5,8 @@ from typing import Protocol
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
-from lmx_ledger.core.config import Config
 from lmx_ledger.core.errors import Draining, InvalidRequest, ModelNotFound, QueueFull
+from lmx_ledger.core.settings import Settings
 from lmx_ledger.serving.answer import Accepted, Answer, Recorder
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.prompt import prepare, shape_of
@@ -37,12 +37,12 @@ class Shelf(Protocol):
 class Serving:
     """All models behind one door. `begin` refuses before any work is spent; the rest is the answer's."""
 
-    def __init__(self, models: ModelTable, ledger: Recorder, config: Config) -> None:
+    def __init__(self, models: ModelTable, ledger: Recorder, settings: Settings) -> None:
         self.models = models
         self.shelf: Shelf | None = None
         self.draining: ev.Ticket | None = None
         self._ledger = ledger
-        self._config = config
+        self._settings = settings
         self.rates = Rates()
         self._waiting_for_load = 0
         self._answers: set[Answer] = set()
@@ -75,7 +75,7 @@ class Serving:
         try:
             text = await self._servable(model)
             self._check_against(request, model, text)
-            ceiling = min(model.context, self._config.context.max_tokens)
+            ceiling = min(model.context, self._settings.now.context.max_tokens)
             prepared = await prepare(request, model, text, ceiling)
             self._refuse_if_draining()
         except asyncio.CancelledError:
@@ -90,7 +90,7 @@ class Serving:
             raise
         place = model.queue.enter(request.choices)
         accepted = Accepted(request, model, text, prepared, place, received_ns, received)
-        answer = Answer(accepted, self._ledger, self.rates, self._config.server.progress_every)
+        answer = Answer(accepted, self._ledger, self.rates, self._settings.now.server.progress_every)
         self._watch(answer)
         if request.max_tokens is not None and prepared.max_tokens < request.max_tokens:
             clamped = ev.RequestDegraded(
@@ -158,9 +158,9 @@ class Serving:
 
     def _check_against(self, request: GenerationRequest, model: ServedModel, text: TextModel) -> None:
         sampling = request.sampling
-        if request.choices > self._config.queue.max_choices:
+        if request.choices > self._settings.now.queue.max_choices:
             raise InvalidRequest(
-                f"{request.choices} choices are asked for; at most {self._config.queue.max_choices} are given",
+                f"{request.choices} choices are asked for; at most {self._settings.now.queue.max_choices} are given",
                 param="n",
             )
         if model.vocab and sampling.top_k > model.vocab:
@@ -176,7 +176,7 @@ class Serving:
         """The model's text side, after its first load; as many may wait for that as for a place."""
         self._refuse_if_draining()
         if not model.settled.is_set():
-            if self._waiting_for_load >= self._config.queue.max_waiting:
+            if self._waiting_for_load >= self._settings.now.queue.max_waiting:
                 raise QueueFull(f"{model.id} is loading and {self._waiting_for_load} requests wait", retry_after_s=5)
             self._waiting_for_load += 1
             try:
