@@ -1,15 +1,16 @@
 """Keeps a worker behind every model: loads it, notes how it dies, starts it again, slower each time it dies young."""
 
 import asyncio
-import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.config import Config
-from lmx_ledger.engine.client import EngineError, Exit, Worker, describe
+from lmx_ledger.daemon.terminal import warn
+from lmx_ledger.engine.client import EngineError, Exit, LoadTimedOut, Worker, describe
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.serving.models import ModelState, ServedModel
 from lmx_ledger.serving.service import Serving
@@ -34,7 +35,8 @@ class ModelKeeper:
         self._config = config
         self._young_deaths = 0
         self._restarts = 0
-        self._last_exit: Exit | None = None
+        # Why the last worker ended, or could not be had.
+        self._why = ""
         # A model that has been served once is tried for as long as the daemon lives.
         self._has_served = False
 
@@ -77,6 +79,7 @@ class ModelKeeper:
             text = await asyncio.to_thread(_read_text, model.path)
         except (ModelFolderError, OSError) as error:
             if self._has_served:
+                self._note_failure(str(error), cause)
                 return True
             await self._failed(str(error), cause)
             return False
@@ -92,6 +95,13 @@ class ModelKeeper:
                 max_running=self._config.queue.max_running,
                 timeout_s=engine.load_timeout,
             )
+        except LoadTimedOut as error:
+            # It would take as long again, and its reason is not the signal that ended it.
+            if self._has_served:
+                self._note_failure(str(error), cause)
+                return True
+            await self._failed(str(error), cause)
+            return False
         except EngineError as error:
             if worker is None or not worker.alive:
                 # It died; the exit is recorded and the caller tries again.
@@ -103,7 +113,7 @@ class ModelKeeper:
             return False
         except OSError as error:
             # No process or descriptor to be had just now: that passes, so it is a young death like any other.
-            print(f"lmx: no worker for {model.id}: {error}", file=sys.stderr)  # noqa: T201 - the daemon's own log
+            self._note_failure(f"no worker could be started: {error}", cause)
             return True
         except asyncio.CancelledError:
             if worker is not None:
@@ -143,6 +153,19 @@ class ModelKeeper:
             cause,
         )
 
+    def crashed(self, error: BaseException) -> None:
+        """The keeper itself has failed, by a fault of ours: nobody is to wait for this model, and all is to be seen."""
+        self.model.queue.close()
+        self.model.failure = f"its keeper failed: {type(error).__name__}: {error}"
+        self.model.state = ModelState.FAILED
+        self._note_failure(self.model.failure, None)
+        self.model.settled.set()
+        self.model.queue.refuse_waiting(self.model.unavailable(10))
+
+    def _note_failure(self, why: str, cause: ev.Cause) -> None:
+        self._why = why
+        self._emit(ev.ModelLoadFailed(path=self.model.path, error=why[:2000]), cause)
+
     async def _failed(self, why: str, cause: ev.Cause) -> None:
         self.model.state, self.model.failure = ModelState.FAILED, why
         self.model.queue.close()
@@ -153,7 +176,7 @@ class ModelKeeper:
 
     def _on_exit(self, worker: Worker, died: Exit) -> None:
         """Called once per worker, before its streams learn of its end."""
-        self._last_exit = died
+        self._why = describe(died)
         self.model.queue.close()
         data = ev.EngineExited(
             pid=died.pid,
@@ -176,10 +199,10 @@ class ModelKeeper:
     async def _pause(self) -> None:
         """Wait before the next start. From two seconds on nobody is kept waiting for it: the model is unavailable."""
         delay_s = _DELAYS_S[min(self._young_deaths, len(_DELAYS_S)) - 1]
-        ticket = self.model.exit_ticket
-        if delay_s >= _LOOP_DELAY_S and self._last_exit is not None and ticket is not None:
-            self.model.failed_seq = await self._ledger.seq_of(ticket)
-            self.model.failure = f"{describe(self._last_exit)}; {self._young_deaths} deaths in a row, next start soon"
+        if delay_s >= _LOOP_DELAY_S:
+            if (ticket := self.model.exit_ticket) is not None:
+                self.model.failed_seq = await self._ledger.seq_of(ticket)
+            self.model.failure = f"{self._why}; {self._young_deaths} failures in a row, next start soon"
             self.model.state = ModelState.FAILED
             self.model.settled.set()
             self.model.queue.refuse_waiting(self.model.unavailable(int(delay_s) + 1))
@@ -195,10 +218,11 @@ class ModelKeeper:
         return ev.Event(data=data, stream=f"model:{self.model.id}", model=self.model.id, cause=cause)
 
 
-def _report(task: "asyncio.Task[None]") -> None:
-    """A keeper that fails is a fault of ours: it is printed at once, not when the daemon stops."""
+def _report(keeper: ModelKeeper, task: "asyncio.Task[None]") -> None:
+    """A keeper that fails is a fault of ours: it is said at once, not when the daemon stops."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        print("".join(traceback.format_exception(error)), file=sys.stderr)  # noqa: T201 - the daemon's own log
+        warn("".join(traceback.format_exception(error)))
+        keeper.crashed(error)
 
 
 def _read_text(path: str) -> TextModel:
@@ -224,7 +248,7 @@ class Supervisor:
 
     def _run(self, keeper: ModelKeeper, cause: ev.Cause) -> None:
         task = asyncio.create_task(keeper.run(cause))
-        task.add_done_callback(_report)
+        task.add_done_callback(partial(_report, keeper))
         self._tasks.append(task)
 
     async def settled(self) -> None:

@@ -1,6 +1,7 @@
 """The daemon's end of a worker: starts the process, speaks the protocol, owns its stderr and its exit status."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -24,6 +25,10 @@ class EngineError(Exception):
 
 class WorkerDied(EngineError):
     """The process is gone, and with it everything it had in flight."""
+
+
+class LoadTimedOut(EngineError):
+    """The model was not loaded in the time that it was given; the process is gone too."""
 
 
 class Exit(NamedTuple):
@@ -123,27 +128,17 @@ class Worker:
 
         Raises:
             EngineError: it ended or said nothing within a minute; the message has its last words.
+            OSError: there is no process, descriptor or memory to be had; nothing is left of the attempt.
         """
         began = mono_ns()
-        ours, theirs = socket.socketpair()
-        recorder = FlightRecorder.create()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "lmx_ledger.engine.worker",
-            str(theirs.fileno()),
-            str(recorder.fd),
-            str(os.getpid()),
-            blas,
-            pass_fds=(theirs.fileno(), recorder.fd),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            # A Ctrl-C in the daemon's terminal is the daemon's to handle, not the worker's.
-            start_new_session=True,
-            env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576", "PYTHONUNBUFFERED": "1"},
-        )
-        theirs.close()
+        with contextlib.ExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            with theirs:
+                recorder = FlightRecorder.create()
+                undo.callback(recorder.close)
+                process = await _spawn(blas, theirs, recorder)
+            undo.pop_all()
         worker = cls(process, recorder, began)
         await worker._attach(ours, on_exit)
         try:
@@ -184,7 +179,8 @@ class Worker:
         """Read a model's folder.
 
         Raises:
-            EngineError: it cannot be served, or took longer than `timeout_s` (the worker is killed then).
+            LoadTimedOut: it took longer than `timeout_s`; the worker is killed.
+            EngineError: it cannot be served.
         """
         self._load = asyncio.get_running_loop().create_future()
         self._send(wire.Load(path=path, prefill_step=prefill_step, max_running=max_running))
@@ -192,7 +188,7 @@ class Worker:
             answer = await asyncio.wait_for(asyncio.shield(self._load), timeout_s)
         except TimeoutError:
             await self.kill()
-            raise EngineError(f"loading took longer than {timeout_s:.0f} s; raise [engine] load_timeout") from None
+            raise LoadTimedOut(f"loading took longer than {timeout_s:g} s; raise [engine] load_timeout") from None
         if isinstance(answer, wire.LoadFailed):
             raise EngineError(answer.error)
         self.active_bytes = answer.active_bytes
@@ -340,6 +336,25 @@ class Worker:
                 # Marked as seen: nobody need be waiting for it at the time.
                 waiting.exception()
         self._tool_calls.clear()
+
+
+async def _spawn(blas: str, theirs: socket.socket, recorder: FlightRecorder) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "lmx_ledger.engine.worker",
+        str(theirs.fileno()),
+        str(recorder.fd),
+        str(os.getpid()),
+        blas,
+        pass_fds=(theirs.fileno(), recorder.fd),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        # A Ctrl-C in the daemon's terminal is the daemon's to handle, not the worker's.
+        start_new_session=True,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576", "PYTHONUNBUFFERED": "1"},
+    )
 
 
 def _signal_name(number: int) -> str:

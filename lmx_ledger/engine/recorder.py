@@ -27,10 +27,20 @@ class FlightRecorder:
 
     @classmethod
     def create(cls) -> "FlightRecorder":
-        """A new, empty ring; its `fd` is for the worker to inherit."""
+        """A new, empty ring; its `fd` is for the worker to inherit.
+
+        Raises:
+            OSError: no file, descriptor or memory is to be had.
+        """
         with tempfile.TemporaryFile() as file:
             file.truncate(SIZE_BYTES)
-            return cls(os.dup(file.fileno()))
+            fd = os.dup(file.fileno())
+        try:
+            return cls(fd)
+        except OSError:
+            # mmap takes a descriptor of its own.
+            os.close(fd)
+            raise
 
     def note(self, text: str) -> None:
         """Write one line; the oldest gives way. The count moves last, so a torn note is never read."""

@@ -1,10 +1,14 @@
 """A real worker process: its tokens, its manners, its death."""
 
 import asyncio
+import contextlib
 import ctypes
+import os
+import resource
 import shutil
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,8 +16,9 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-from lmx_ledger.engine.client import EngineError, Exit, Worker, WorkerDied
+from lmx_ledger.engine.client import EngineError, Exit, LoadTimedOut, Worker, WorkerDied
 from lmx_ledger.engine.protocol import Sampling, Token, ToolParsed
+from tests.conftest import eventually
 
 PROMPT = [5, 60, 70, 80, 90, 100, 61, 71]
 GREEDY = Sampling(temperature=0.0)
@@ -174,6 +179,54 @@ async def test_a_killed_worker_leaves_its_evidence_and_fails_what_it_had(random_
     assert died.last_acts[-1].startswith("step ")
     with pytest.raises(WorkerDied):
         worker.insert(PROMPT, prompt_len=8, max_tokens=1, eos=[], sampling=GREEDY)
+
+
+async def test_a_tool_call_to_a_dead_worker_is_an_error_and_not_a_wait(random_model: Path) -> None:
+    worker = await Worker.start("builtin")
+    await worker.load(str(random_model), prefill_step=64, max_running=2, timeout_s=60)
+    worker.process.kill()
+    async with asyncio.timeout(20):
+        with pytest.raises(WorkerDied, match="SIGKILL"):
+            await worker.parse_tool("{}", "[]")
+        await worker.exited
+        with pytest.raises(WorkerDied, match="SIGKILL"):
+            await worker.parse_tool("{}", "[]")
+
+
+async def test_a_load_that_takes_too_long_is_told_from_any_other_death(random_model: Path) -> None:
+    worker = await Worker.start("builtin")
+    with pytest.raises(LoadTimedOut, match=r"longer than 0.001 s; raise \[engine\] load_timeout"):
+        await worker.load(str(random_model), prefill_step=64, max_running=2, timeout_s=0.001)
+    assert not worker.alive
+
+
+def open_descriptors() -> set[int]:
+    """Those of this process."""
+    found = set()
+    for number in range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]):
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            found.add(number)
+    return found
+
+
+def same(before: set[int]) -> bool:
+    return open_descriptors() == before
+
+
+async def test_a_start_that_finds_no_descriptor_to_be_had_leaves_none_behind() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for spare in range(9):
+        before = open_descriptors()
+        closed = partial(same, before)
+        free = [number for number in range(soft) if number not in before][: spare + 1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], hard))
+        try:
+            with pytest.raises(OSError, match=r"Too many open files|No usable temporary directory"):
+                await Worker.start("builtin")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await eventually(closed)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MLX brings its BLAS along")
