@@ -18,6 +18,7 @@ from mlx_lm.utils import load_model
 
 from lmx_ledger.engine.client import EngineError, Exit, LoadTimedOut, Worker, WorkerDied
 from lmx_ledger.engine.protocol import Sampling, Token, ToolParsed
+from lmx_ledger.engine.worker.sampling import make_sampler
 from tests.conftest import eventually
 
 PROMPT = [5, 60, 70, 80, 90, 100, 61, 71]
@@ -84,6 +85,32 @@ async def test_top_k_of_one_and_a_tiny_top_p_are_greedy(worker: Worker) -> None:
     assert await ids(worker, PROMPT, 10, Sampling(top_k=1, seed=1)) == greedy
     assert await ids(worker, PROMPT, 10, Sampling(top_p=1e-6, seed=2)) == greedy
     assert await ids(worker, PROMPT, 10, Sampling(min_p=1.0, seed=3)) == greedy
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 6e-8, 1e-9, 5e-324])
+@pytest.mark.parametrize("temperature", [1.0, 0.02, 2.0])
+async def test_a_top_p_too_small_for_float32_is_greedy(worker: Worker, top_p: float, temperature: float) -> None:
+    drawn = Sampling(top_p=top_p, temperature=temperature, seed=4)
+    assert await ids(worker, PROMPT, 10, drawn) == await ids(worker, PROMPT, 10, GREEDY)
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-6, 1e-40, 5e-324])
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+async def test_a_temperature_too_small_to_divide_by_is_greedy(worker: Worker, temperature: float, top_p: float) -> None:
+    drawn = Sampling(temperature=temperature, top_p=top_p, seed=5)
+    assert await ids(worker, PROMPT, 10, drawn) == await ids(worker, PROMPT, 10, GREEDY)
+
+
+def test_of_many_tokens_about_as_likely_as_each_other_a_low_temperature_still_draws_the_likeliest() -> None:
+    logits = mx.random.normal((1, 32_000), key=mx.random.key(1)) * 0.5
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    best = mx.argmax(logprobs, axis=-1).item()
+    for temperature in (0.03, 0.01, 0.001):
+        draw = make_sampler(Sampling(temperature=temperature, top_p=0.9, seed=6), 32_000, 0)
+        drawn = {draw(logprobs).item() for _ in range(20)}
+        likely = {token.item() for token in mx.argsort(logprobs, axis=-1)[0, -20:]}
+        assert drawn <= likely
+        assert best in drawn
 
 
 async def test_a_bias_of_a_hundred_decides_and_of_minus_a_hundred_forbids(worker: Worker) -> None:

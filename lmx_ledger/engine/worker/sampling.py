@@ -13,6 +13,10 @@ Sampler: TypeAlias = Callable[[mx.array], mx.array]
 LogitsProcessor: TypeAlias = Callable[[mx.array, mx.array], mx.array]
 
 _SEED_MASK = 0xFFFFFFFF
+_GREEDY_BELOW = 1e-5
+"""Temperatures under this are 0, as in vLLM: 1/temperature leaves float32 long before the draw could differ."""
+_LEAST_TOP_P = 1e-6
+"""Sums of probabilities in float32 are not exact to less: a smaller top_p could leave no token at all."""
 
 
 def greedy(logprobs: mx.array) -> mx.array:
@@ -25,8 +29,9 @@ def make_sampler(sampling: Sampling, vocab: int, position: int) -> Sampler:
 
     Order as in vLLM: temperature, then top-k, top-p, min-p on what it left.
     """
-    if sampling.temperature == 0:
+    if sampling.temperature < _GREEDY_BELOW:
         return greedy
+    top_p = max(sampling.top_p, _LEAST_TOP_P)
     seed = (sampling.seed ^ (sampling.seed >> 32)) & _SEED_MASK
     next_position = position
 
@@ -34,11 +39,14 @@ def make_sampler(sampling: Sampling, vocab: int, position: int) -> Sampler:
         nonlocal next_position
         key = mx.random.key((seed << 32) | next_position)
         next_position += 1
-        scaled = logprobs.astype(mx.float32) * (1.0 / sampling.temperature)
+        likeliest = logprobs.max(axis=-1, keepdims=True)
+        # From the likeliest down: divided by a small temperature, every exp() in apply_top_p would be 0 otherwise, and
+        # with all of them cut off the draw is noise.
+        scaled = (logprobs - likeliest).astype(mx.float32) * (1.0 / sampling.temperature)
         if 0 < sampling.top_k < vocab:
             scaled = apply_top_k(scaled, sampling.top_k)
-        if sampling.top_p < 1:
-            scaled = apply_top_p(scaled, sampling.top_p)
+        if top_p < 1:
+            scaled = apply_top_p(scaled, top_p)
         if sampling.min_p > 0:
             scaled = apply_min_p(scaled, sampling.min_p)
         return mx.random.categorical(scaled, key=key)
