@@ -1,6 +1,5 @@
 """Durations and sizes as people write them: `500ms`, `30s`, `2m`, `1h`, `7d`; `24GiB`, `8GB`, `64k` tokens."""
 
-import math
 import re
 from typing import Final
 
@@ -35,27 +34,31 @@ def parse_bytes(text: str) -> int:
     unit = match.group(2).lower() if match else ""
     if match is None or (unit and unit not in _BYTES):
         raise ValueError(f"{text!r} is no size; write it like 24GiB, 8GB or a whole number of bytes")
-    return math.floor(float(match.group(1)) * _BYTES[unit or "b"])
+    # In whole numbers: a float cannot tell 2^53 from 2^53 + 1.
+    whole, _, fraction = match.group(1).partition(".")
+    return int(whole + fraction) * _BYTES[unit or "b"] // int(10 ** len(fraction))
 
 
 def show_bytes(count: int) -> str:
     """For people: `1.2 GB`, `8 GB`, `512 B` (decimal units, at most one digit behind the point)."""
-    size = float(count)
+    size, text = float(count), str(count)
     for unit in ("B", "KB", "MB", "GB", "TB"):
-        if abs(size) < 1000 or unit == "TB":
+        text = f"{size:.0f}" if abs(size) >= 99.95 else f"{size:.1f}".removesuffix(".0")
+        # What is shown decides: 999,900 is 1 MB, not 1000 KB.
+        if abs(float(text)) < 1000 or unit == "TB":
             break
         size /= 1000
-    whole = unit == "B" or size >= 100 or size == int(size)
-    return f"{size:.0f} {unit}" if whole else f"{size:.1f} {unit}"
+    return f"{text} {unit}"
 
 
 def show_duration(seconds: float) -> str:
     """For people, two units at most: `340 ms`, `4.2 s`, `3m 20s`, `2h 05m`, `3d 4h`."""
-    if seconds < 1:
+    # Bounds where the rounded figure would be 1000 ms or 60.0 s.
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    whole = int(seconds)
+    whole = max(int(seconds), 60)
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02d}s"
     if whole < 86400:

@@ -18,6 +18,7 @@ from lmx_ledger.server.context import Context
 
 _MAX_EVENTS: Final = 1000
 _DEFAULT_EVENTS: Final = 100
+_MAX_TYPES: Final = 100
 _EXACT: Final = ("request", "session", "model", "incident", "boot")
 _KNOWN: Final = {"type", "severity", "cause", "since", "until", "order", "after", "limit", *_EXACT}
 
@@ -87,6 +88,10 @@ def read_filter(arguments: MultiDict[str, str]) -> EventFilter:
         if name not in _KNOWN:
             raise InvalidRequest(f"{name!r} is no filter; there are {', '.join(sorted(_KNOWN))}", param=name)
     values: dict[str, Any] = {"types": tuple(arguments.getlist("type"))}
+    if len(values["types"]) > _MAX_TYPES:
+        raise InvalidRequest(
+            f"at most {_MAX_TYPES} types in one question; paging.* stands for all of a kind", param="type"
+        )
     for name in _EXACT:
         if name in arguments:
             values[name] = arguments[name]

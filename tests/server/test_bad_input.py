@@ -179,6 +179,7 @@ def test_unknown_paths_and_methods_are_typed(daemon: RunningDaemon) -> None:
         ("cause=-1", "cause"),
         ("colour=red", "colour"),
         ("after=99999999999999999999", "after"),
+        ("&".join(["type=paging.*"] * 101), "type"),
     ],
 )
 def test_a_filter_that_is_none_is_named(daemon: RunningDaemon, query: str, param: str) -> None:
