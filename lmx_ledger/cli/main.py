@@ -1,7 +1,9 @@
 """The entry points `lmx` and `opta`: the tree of commands, and what trouble becomes on the way out."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import typer
@@ -29,6 +31,29 @@ class Commands(TyperGroup):
         names = super().list_commands(ctx)
         return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
 
+    def main(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:
+        """Read the arguments and run the command; what cannot be read or written is one line, as any other trouble."""
+        if not _streams_are_open():
+            _complain(
+                "stdout is closed, nothing can be answered; send it somewhere, to /dev/null if nobody is to read it"
+            )
+            sys.exit(1)
+        for number, argument in enumerate(sys.argv[1:] if args is None else args, 1):
+            if not _is_utf8(argument):
+                _complain(f"argument {number} is not UTF-8: {argument!r}; write it in UTF-8")
+                sys.exit(1)
+        try:
+            try:
+                return super().main(args, *more, **named)
+            finally:
+                # Here, where it can still be said that there was no room for it.
+                sys.stdout.flush()
+        except OSError as error:
+            # An error of a stream names no file.
+            _complain(str(error) if error.filename else f"the output could not be written: {error}")
+            _forget_output()
+            sys.exit(1)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
 
@@ -38,15 +63,47 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except Failure as failure:
-            typer.echo(f"lmx: {failure}", err=True)
+            _complain(str(failure))
             raise typer.Exit(failure.exit_code) from None
         except StartupError as error:
-            typer.echo(f"lmx: {error}", err=True)
+            _complain(str(error))
             raise typer.Exit(1) from None
         except BrokenPipeError:
-            # Whoever read our output (head, a pager) has seen enough. Python's own flush at exit must not complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Whoever read our output (head, a pager) has seen enough.
+            _forget_output()
             raise typer.Exit(0) from None
+
+
+def _complain(line: str) -> None:
+    """The one line on stderr. Where that is closed or full, the exit status has to do."""
+    with contextlib.suppress(OSError):
+        typer.echo(f"lmx: {line}", err=True)
+
+
+def _forget_output() -> None:
+    """Python's own flush at exit must not complain about what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _streams_are_open() -> bool:
+    """Whether there is a stdout. Descriptors 0 to 2 are taken in any case.
+
+    The next file or socket would get the number of a closed one otherwise, and be written to as if it were stderr.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    return sys.stdout is not None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _print_version(value: bool) -> None:
