@@ -85,17 +85,21 @@ class ModelTable:
 
     def __init__(self, models: Iterable[ServedModel]) -> None:
         self._models = {model.id: model for model in models}
+        self._most_waiting: int | None = None
 
     def add(self, model: ServedModel) -> None:
         """One more, found from now on; it may come while requests are served."""
         self._models[model.id] = model
+        if self._most_waiting is not None:
+            model.queue.hold_waiting(self._most_waiting)
 
     def all(self) -> list[ServedModel]:
         """In the order of the configuration, then as they were asked for."""
         return list(self._models.values())
 
     def hold_waiting(self, most: int) -> None:
-        """Another bound for every line."""
+        """Another bound for every line, those of models that are added later included."""
+        self._most_waiting = most
         for model in self._models.values():
             model.queue.hold_waiting(most)
 
