@@ -95,14 +95,17 @@ async def test_a_client_that_never_reads_is_cut_off_and_its_stream_ended(
 
 
 async def test_a_client_that_reads_slowly_gets_everything(narrow: Callable[[str], RunningDaemon]) -> None:
-    own = narrow("300ms")
+    own = narrow("2s")
     with Stalled(own, max_tokens=400) as slow:
-        text = b""
+        text, rested = b"", 0
         while b"data: [DONE]" not in text:
-            await asyncio.sleep(0.01)
+            if len(text) // 150_000 > rested:
+                rested += 1
+                await asyncio.sleep(1)
             piece = slow.socket.recv(4096)
             assert piece, text[-300:]
             text += piece
+    assert rested >= 4, "twice the time in all, and never at once"
     assert own.wait_event("request.finished")["data"]["completion_tokens"] == 400
     assert own.stop() == 0
 
