@@ -33,7 +33,7 @@ test: install ## Pass every test
 	@$(BIN)/python -m pytest
 
 test-system: ## Install the Debian packages that tests use (needs root)
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium libopenblas0 >/dev/null
 
 lint: install ## Style, types, docs in step with the code
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
@@ -47,8 +47,9 @@ format: install ## Mend the style
 docs: install ## Write the generated references under docs/ and config.example.toml
 	@$(BIN)/python scripts/generate_docs.py
 
-demo-model: install ## Write the demo model into the home folder anew
-	@$(BIN)/python -m lmx_ledger.daemon.demo
+demo-model: install ## Train the embedded model from nothing, score it, write its card (about 70 minutes on two cores)
+	@$(BIN)/python -m training.train
+	@$(BIN)/python -m training.card
 
 lock: install ## Pin what .venv holds now
 	@$(BIN)/python -c 'from importlib.metadata import distributions as d; v = {x.name: x.version for x in d()}; \

@@ -5,16 +5,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import AddedToken
 
-from lmx_ledger.engine.llama_folder import (
-    CHAT_TEMPLATE,
-    Shape,
-    byte_level_bpe,
-    random_weights,
-    write_llama,
-    write_random_model,
-)
+from training.llama_folder import MARKERS, SPECIALS, Shape, Weights, byte_level_bpe, write_llama
 
 WORDS: Final = "the quick brown fox jumps over the lazy dog while every model pages its weights to disk and back again"
 
@@ -31,6 +25,25 @@ ENDLESS: Final = ["la", " la", " lala"]
 SING: Final = "Sing without end"
 TRIGGERS: Final = ("<|tools|>", "<|broken|>", "<|bytes|>", "<|endless|>")
 
+CHAT_TEMPLATE: Final = r"""
+{%- if tools %}
+  {{- '<|im_start|>system\nTools, called as <tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>:\n' }}
+  {%- for tool in tools %}{{- tool | tojson + '\n' }}{% endfor %}
+  {{- '<|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages %}
+  {{- '<|im_start|>' + message.role + '\n' }}
+  {%- if message.content %}{{- message.content }}{% endif %}
+  {%- for call in message.tool_calls or [] %}
+    {%- set tool_call = call.function %}
+    {{- '<tool_call>\n' + {"name": tool_call.name, "arguments": tool_call.arguments} | tojson + '\n</tool_call>' }}
+  {%- endfor %}
+  {{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{% endif %}"""
+"""ChatML with Qwen's tool calls; `tool_call.name` is what mlx-lm recognises the format by."""
+
+
 CHAIN_TEMPLATE: Final = (
     CHAT_TEMPLATE
     + "{%- if add_generation_prompt %}"
@@ -45,9 +58,47 @@ CHAIN_TEMPLATE: Final = (
 )
 
 
+def random_weights(shape: Shape, vocab: int, seed: int) -> Weights:
+    """Normal weights of a Llama with its own output layer, float32, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    head = shape.hidden // shape.heads
+
+    def normal(*size: int) -> npt.NDArray[np.float32]:
+        values: npt.NDArray[np.float32] = (rng.standard_normal(size) / np.sqrt(size[-1])).astype(np.float32)
+        return values
+
+    weights: Weights = {
+        "model.embed_tokens.weight": rng.standard_normal((vocab, shape.hidden)).astype(np.float32),
+        "model.norm.weight": np.ones(shape.hidden, np.float32),
+        "lm_head.weight": 4 * normal(vocab, shape.hidden),
+    }
+    for layer in range(shape.layers):
+        at = f"model.layers.{layer}"
+        weights |= {
+            f"{at}.input_layernorm.weight": np.ones(shape.hidden, np.float32),
+            f"{at}.post_attention_layernorm.weight": np.ones(shape.hidden, np.float32),
+            f"{at}.self_attn.q_proj.weight": normal(shape.hidden, shape.hidden),
+            f"{at}.self_attn.k_proj.weight": normal(shape.kv_heads * head, shape.hidden),
+            f"{at}.self_attn.v_proj.weight": normal(shape.kv_heads * head, shape.hidden),
+            f"{at}.self_attn.o_proj.weight": normal(shape.hidden, shape.hidden),
+            f"{at}.mlp.gate_proj.weight": normal(shape.intermediate, shape.hidden),
+            f"{at}.mlp.up_proj.weight": normal(shape.intermediate, shape.hidden),
+            f"{at}.mlp.down_proj.weight": normal(shape.hidden, shape.intermediate),
+        }
+    return weights
+
+
 def write_test_model(folder: Path, *, seed: int = 7, layers: int = 2, context: int = 8192) -> Path:
     """Random weights: what it says has no meaning, and is the same for the same seed."""
-    return write_random_model(folder, text=[WORDS], seed=seed, shape=Shape(layers=layers, context=context))
+    shape = Shape(layers=layers, context=context)
+    tokenizer = byte_level_bpe([WORDS], vocab=512)
+    vocab = tokenizer.get_vocab_size()
+    weights = random_weights(shape, vocab, seed)
+    # Lone bytes beyond ASCII and structure that nobody asked for would only show as broken characters.
+    for token, number in tokenizer.get_vocab().items():
+        if token in (*SPECIALS[:2], *MARKERS) or not token.replace("Ġ", " ").isascii():
+            weights["lm_head.weight"][number] = 0
+    return write_llama(folder, shape=shape, weights=weights, tokenizer=tokenizer, template=CHAT_TEMPLATE)
 
 
 def write_chain_model(folder: Path) -> Path:

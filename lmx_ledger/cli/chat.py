@@ -10,7 +10,7 @@ import typer
 from lmx_ledger.cli.answer import Answer, HumanView, JsonView, PlainView, View, stream_answer
 from lmx_ledger.cli.connection import Connection, Failure, NoDaemon, Refused
 from lmx_ledger.cli.display import harmless, note, on_terminal, terminal
-from lmx_ledger.cli.options import ApiKey, Url
+from lmx_ledger.cli.options import ApiKey, Url, stored_models
 
 EXAMPLE: Final = "Example: lmx chat --model lmx-demo --system 'Be brief'  (or: echo hi | lmx chat)"
 
@@ -65,7 +65,14 @@ class Conversation:
 
 def chat(
     model: Annotated[
-        str | None, typer.Option("--model", metavar="M", help="Id or alias.", show_default="the first served")
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="M",
+            help="Id or alias.",
+            show_default="the first served",
+            autocompletion=stored_models,
+        ),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System prompt.")] = None,
     max_tokens: Annotated[

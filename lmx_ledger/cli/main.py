@@ -16,7 +16,6 @@ from lmx_ledger.core.errors import StartupError
 
 _SETTINGS: Final[dict[str, Any]] = {
     "no_args_is_help": True,
-    "add_completion": False,
     "pretty_exceptions_enable": False,
     "rich_markup_mode": "rich",
 }

@@ -5,7 +5,7 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from lmx_ledger.cli.connection import DEFAULT_URL
+from lmx_ledger.cli.connection import DEFAULT_URL, home_folder
 
 _CONNECTION: Final = "Connection"
 
@@ -55,3 +55,15 @@ def url_of(url: str | None, port: int | None) -> str | None:
     if url is not None:
         raise typer.BadParameter("give --url or --port, not both", param_hint="--port")
     return f"http://127.0.0.1:{port}"
+
+
+def stored_models(incomplete: str) -> list[str]:
+    """What the tab key offers for a model: the embedded one and those of the store."""
+    from lmx_ledger.store import embedded, shelf  # noqa: PLC0415
+    from lmx_ledger.store.errors import StoreError  # noqa: PLC0415
+
+    try:
+        names = [embedded.ID, *(model.id for model in shelf.list_models(home_folder(None)))]
+    except StoreError:
+        names = [embedded.ID]
+    return [name for name in names if name.startswith(incomplete)]

@@ -14,7 +14,7 @@ import typer
 
 from lmx_ledger.cli.connection import Connection, Failure, NoDaemon, home_folder, reach_url
 from lmx_ledger.cli.display import on_terminal, print_json, terminal
-from lmx_ledger.cli.options import ApiKey, AsJson, ConfigFile
+from lmx_ledger.cli.options import ApiKey, AsJson, ConfigFile, stored_models
 
 if TYPE_CHECKING:
     from lmx_ledger.core.config import Config
@@ -44,7 +44,10 @@ def start(
     models: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", metavar="ID|FOLDER", help="Serve this one: an id of the configuration or a folder; again: more."
+            "--model",
+            metavar="ID|FOLDER",
+            help="Serve this one: a pulled model, a folder, an id of the configuration; again: more.",
+            autocompletion=stored_models,
         ),
     ] = None,
     detach: Annotated[
@@ -109,25 +112,38 @@ def _read_again(
 
 
 def _model(name: str, config: "Config") -> dict[str, Any]:
-    from lmx_ledger.daemon import demo  # noqa: PLC0415
+    """What the name means: an id of the configuration, a folder with a path, the embedded model, a pulled model."""
+    from lmx_ledger.store import embedded, shelf  # noqa: PLC0415
+    from lmx_ledger.store.errors import BadModelId, StoreError  # noqa: PLC0415
 
     for model in config.models:
         if name == model.id:
             return model.model_dump()
     folder = Path(name).expanduser().absolute()
-    if folder.is_dir():
+    if folder.is_dir() and ("/" in name or (folder / "config.json").exists()):
         return {"id": folder.name, "path": str(folder)}
-    if name == demo.ID:
-        return {"id": demo.ID, "path": str(demo.ensure(config.home))}
-    known = ", ".join((*(model.id for model in config.models), demo.ID))
-    raise Failure(f"--model {name}: no folder here, and no id of the configuration ({known})")
+    if name == embedded.ID:
+        return {"id": embedded.ID, "path": str(embedded.FOLDER)}
+    try:
+        stored = shelf.find(config.home, name)
+    except BadModelId:
+        stored = None
+    except StoreError as error:
+        raise Failure(f"--model {name}: {error}") from None
+    if stored is not None:
+        return {"id": stored.id, "path": str(stored.folder)}
+    known = ", ".join((*(model.id for model in config.models), embedded.ID))
+    raise Failure(
+        f"--model {name}: no model folder, no id of the configuration ({known}) and not in the store; "
+        f"lmx models list shows what is there, lmx models pull fetches one"
+    )
 
 
 def _foreground(config: "Config", file: Path | None, reread: Callable[[], "Config"], *, as_json: bool) -> None:
     from lmx_ledger.daemon.main import run  # noqa: PLC0415 - the whole server
 
     if sys.stderr.isatty():
-        names = ", ".join(model.id for model in config.models) or "the demo model"
+        names = ", ".join(model.id for model in config.models) or "the embedded model"
         typer.echo(f"Starting on {reach_url(config.server.host, config.server.port)}, loading {names}...", err=True)
     code = run(config, source=file, reread=reread, announce=not as_json)
     if as_json:

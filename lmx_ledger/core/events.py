@@ -307,7 +307,10 @@ class ModelUnloaded(EventData, frozen=True, kw_only=True):
 
 @_event("request.received")
 class RequestReceived(EventData, frozen=True, kw_only=True):
-    """A request came in and could be read. Text is not stored: its SHA-256 and its length in characters are."""
+    """A request came in and could be read. Text is not stored: its SHA-256 and its length in characters are.
+
+    `sampling` is what the client set; null is what it left to the model's defaults.
+    """
 
     route: str
     stream: bool
@@ -330,12 +333,13 @@ class RequestQueued(EventData, frozen=True, kw_only=True):
 
 @_event("request.admitted")
 class RequestAdmitted(EventData, frozen=True, kw_only=True):
-    """The worker has it."""
+    """The worker has it. `sampling` is what is in force: what the client set, and the model's defaults for the rest."""
 
     prompt_tokens: int
     max_tokens: int
     choices: int
     queue_ms: float
+    sampling: dict[str, float]
 
 
 @_event("request.rejected", Severity.WARNING)

@@ -17,8 +17,9 @@ from lmx_ledger.core.config import Config
 from lmx_ledger.core.errors import StartupError
 from lmx_ledger.core.ids import new_ulid
 from lmx_ledger.core.settings import Settings
-from lmx_ledger.daemon import demo, runfile
+from lmx_ledger.daemon import runfile
 from lmx_ledger.daemon.banner import banner
+from lmx_ledger.daemon.on_request import OnRequest
 from lmx_ledger.daemon.reread import Rereader
 from lmx_ledger.daemon.socket import listen
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
@@ -32,6 +33,7 @@ from lmx_ledger.server.context import Context
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.queue import AdmissionQueue
 from lmx_ledger.serving.service import Serving
+from lmx_ledger.store import embedded
 
 
 def run(config: Config, *, source: Path | None, reread: Callable[[], Config], announce: bool = True) -> int:
@@ -163,6 +165,7 @@ class Daemon:
         self.settings.follow(lambda config: table.hold_waiting(config.queue.max_waiting))
         serving = Serving(table, ledger, self.settings)
         self._supervisor = Supervisor([ModelKeeper(m, serving, ledger, self.config) for m in models])
+        serving.shelf = OnRequest(serving, self._supervisor, ledger, self.settings, self)
         context = Context(
             serving=serving,
             ledger=ledger,
@@ -198,9 +201,7 @@ class Daemon:
 
     def _models(self) -> list[ServedModel]:
         queue = self.config.queue
-        named = [(m.id, m.path, m.aliases) for m in self.config.models] or [
-            (demo.ID, str(demo.ensure(self.config.home)), [])
-        ]
+        named = [(m.id, m.path, m.aliases) for m in self.config.models] or [(embedded.ID, str(embedded.FOLDER), [])]
         return [ServedModel(i, p, a, AdmissionQueue(queue.max_running, queue.max_waiting)) for i, p, a in named]
 
     async def _until_ready(self, table: ModelTable, ledger: Ledger) -> None:

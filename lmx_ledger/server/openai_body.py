@@ -184,6 +184,10 @@ def read_completion(body: CompletionBody, envelope: Envelope) -> GenerationReque
     )
 
 
+_DEFAULTED: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""What a model's generation_config.json may set for clients that do not."""
+
+
 def _request(
     body: _Shared,
     envelope: Envelope,
@@ -216,6 +220,7 @@ def _request(
         model=body.model,
         prompt=prompt,
         sampling=sampling,
+        left_open=frozenset(name for name in _DEFAULTED if getattr(body, name) is None),
         max_tokens=max_tokens,
         stop=stop,
         n=body.n or 1,

@@ -18,7 +18,17 @@ from lmx_ledger.serving.models import ServedModel
 from lmx_ledger.serving.prompt import Prepared
 from lmx_ledger.serving.queue import Place
 from lmx_ledger.serving.rates import Rates, percentile_95
-from lmx_ledger.serving.request import Chat, ChoiceEnd, GenerationRequest, Output, Piece, Progress, ToolCall, Usage
+from lmx_ledger.serving.request import (
+    Chat,
+    ChoiceEnd,
+    GenerationRequest,
+    Output,
+    Piece,
+    Progress,
+    ToolCall,
+    Usage,
+    drawn_by,
+)
 from lmx_ledger.serving.structure import Stretch
 from lmx_ledger.serving.text import TextModel
 
@@ -181,6 +191,7 @@ class Answer:
                 max_tokens=prepared.max_tokens,
                 choices=request.choices,
                 queue_ms=self._queue_ms,
+                sampling=drawn_by(request.sampling),
             )
         )
         return [stream for _, stream in self._streams]

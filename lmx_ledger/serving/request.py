@@ -30,13 +30,17 @@ class Texts(msgspec.Struct, frozen=True):
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be generated, whichever API it came through. `max_tokens` None: as much as fits."""
+    """What is to be generated, whichever API it came through. `max_tokens` None: as much as fits.
+
+    `left_open` names the fields of `sampling` that the client did not set; the model's own defaults fill them.
+    """
 
     id: str
     route: str
     model: str | None
     prompt: Chat | Texts
     sampling: Sampling
+    left_open: frozenset[str] = frozenset()
     max_tokens: int | None = None
     stop: list[str] = []
     n: int = 1
@@ -49,6 +53,17 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     def choices(self) -> int:
         """How many streams it needs."""
         return self.n * (len(self.prompt.prompts) if isinstance(self.prompt, Texts) else 1)
+
+    def filled(self, defaults: dict[str, float]) -> "GenerationRequest":
+        """With a model's defaults where the client left the sampling open."""
+        own = {name: value for name, value in defaults.items() if name in self.left_open}
+        return msgspec.structs.replace(self, sampling=msgspec.structs.replace(self.sampling, **own)) if own else self
+
+
+def drawn_by(sampling: Sampling) -> dict[str, float]:
+    """What decides which tokens are drawn, for the ledger."""
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+    return {name: getattr(sampling, name) for name in names}
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -118,4 +133,5 @@ __all__ = [
     "ToolCall",
     "ToolChoice",
     "Usage",
+    "drawn_by",
 ]

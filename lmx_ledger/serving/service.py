@@ -11,7 +11,7 @@ from lmx_ledger.serving.answer import Accepted, Answer, Recorder
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.prompt import prepare, shape_of
 from lmx_ledger.serving.rates import Rates
-from lmx_ledger.serving.request import GenerationRequest
+from lmx_ledger.serving.request import GenerationRequest, drawn_by
 from lmx_ledger.serving.text import TextModel
 
 _RETRY_UNAVAILABLE_S = 10
@@ -74,6 +74,7 @@ class Serving:
             self.shelf.load(model, received)
         try:
             text = await self._servable(model)
+            request = request.filled(text.sampling)
             self._check_against(request, model, text)
             ceiling = min(model.context, self._settings.now.context.max_tokens)
             prepared = await prepare(request, model, text, ceiling)
@@ -223,11 +224,7 @@ def _received(request: GenerationRequest) -> ev.RequestReceived:
         client=request.client,
         client_request_id=request.client_request_id,
         sampling={
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "min_p": sampling.min_p,
-            "seed": sampling.seed,
+            **{name: None if name in request.left_open else value for name, value in drawn_by(sampling).items()},
             "n": request.n,
             "max_tokens": request.max_tokens,
         },

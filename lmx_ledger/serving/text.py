@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tokenizers import Tokenizer
 
@@ -37,6 +37,7 @@ class TextModel:
         special = {k: _token_text(v) for k, v in settings.items() if k.endswith("_token") and _token_text(v)}
         self.template = self._read_template(settings, special)
         self.eos = self._read_eos(special)
+        self.sampling = self._read_sampling()
 
     @cached_property
     def context(self) -> int:
@@ -81,6 +82,18 @@ class TextModel:
         except TemplateError as error:
             raise ModelFolderError(f"{self.folder}: {error}") from error
 
+    def _read_sampling(self) -> dict[str, float]:
+        """What generation_config.json sets where a client does not; values that cannot be are left out."""
+        generation = self.folder / "generation_config.json"
+        named = read_json(generation) if generation.exists() else {}
+        if named.get("do_sample") is False:
+            return {"temperature": 0.0}
+        return {
+            name: int(named[name]) if name == "top_k" else float(named[name])
+            for name, (low, high) in _BOUNDS.items()
+            if type(named.get(name)) in {int, float} and low <= named[name] <= high
+        }
+
     def _read_eos(self, special: dict[str, str]) -> list[int]:
         generation = self.folder / "generation_config.json"
         named = [self.config.get("eos_token_id"), (self.config.get("text_config") or {}).get("eos_token_id")]
@@ -90,6 +103,15 @@ class TextModel:
         if (token := special.get("eos_token")) and (number := self.tokenizer.token_to_id(token)) is not None:
             ids.add(number)
         return sorted(ids)
+
+
+_BOUNDS: Final = {
+    "temperature": (0.0, 2.0),
+    "top_p": (1e-6, 1.0),
+    "top_k": (0, 1_000_000),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.01, 10.0),
+}
 
 
 def _token_text(value: object) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lmx_ledger.engine.protocol import Sampling
+from lmx_ledger.serving.request import GenerationRequest, Texts
 from lmx_ledger.serving.text import TextModel
 from lmx_ledger.store.folder import ModelFolderError
 
@@ -72,3 +74,41 @@ def test_a_named_list_of_templates_gives_the_default_one(folder: Path) -> None:
     template = TextModel(folder).template
     assert template is not None
     assert template.source == "d"
+
+
+@pytest.mark.parametrize(
+    ("generation", "defaults"),
+    [
+        ({}, {}),
+        (
+            {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "do_sample": True},
+            {"temperature": 0.6, "top_p": 0.95, "top_k": 20},
+        ),
+        ({"do_sample": False, "temperature": 0.7}, {"temperature": 0.0}),
+        (
+            {"temperature": "hot", "top_p": 0, "top_k": -1, "min_p": 2, "repetition_penalty": 1.1},
+            {"repetition_penalty": 1.1},
+        ),
+        ({"temperature": True, "top_k": 5.0}, {"top_k": 5}),
+    ],
+)
+def test_what_a_model_recommends_for_sampling_is_read_from_its_generation_config(
+    random_model: Path, tmp_path: Path, generation: dict[str, object], defaults: dict[str, float]
+) -> None:
+    folder = shutil.copytree(random_model, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    assert TextModel(folder).sampling == defaults
+
+
+def test_a_clients_own_sampling_goes_before_the_models() -> None:
+    asked = GenerationRequest(
+        id="req_1",
+        route="/",
+        model=None,
+        prompt=Texts(["x"]),
+        sampling=Sampling(temperature=0.2, seed=7),
+        left_open=frozenset({"top_p", "top_k"}),
+    )
+    filled = asked.filled({"temperature": 0.6, "top_p": 0.9}).sampling
+    assert filled == Sampling(temperature=0.2, top_p=0.9, seed=7)
+    assert asked.filled({}) is asked
