@@ -32,15 +32,15 @@ def transcript() -> list[tuple[str, list[str]]]:
 
 
 def pattern(line: str) -> str:
-    """A printed line with whatever differs from run to run left open: numbers, ids; `[...]` is any text."""
+    """A printed line with whatever differs from run to run left open: numbers, durations, ids; `[...]` is any text."""
     out = ""
-    for part in re.split(r"(\[\.\.\.\]|req_[0-9A-Z]+|\d[\d.,]*)", line):
+    for part in re.split(r"(\[\.\.\.\]|req_[0-9A-Z]+|\d[\d.,]*(?:m?s\b)?)", line):
         if part == "[...]":
             out += ".*"
         elif part.startswith("req_"):
             out += r"req_[0-9A-Z]+"
         elif part[:1].isdigit():
-            out += r"[\d.,]+"
+            out += r"[\d.,]+m?s" if part.endswith("s") else r"[\d.,]+"
         else:
             out += re.escape(part)
     return out
@@ -101,7 +101,9 @@ def test_the_transcript_is_what_happens(session: Session) -> None:
 
 def test_a_transcript_that_is_wrong_is_noticed() -> None:
     assert matches(["pid 1", "...", "done in 3ms"], ["pid 77", "other", "done in 12.5ms"])
+    assert matches(["restarted in 1.4s."], ["restarted in 904ms."])
     assert matches(["said [...] end"], ["said whatever it was, end"])
     assert not matches(["pid 1", "done"], ["pid 77", "other", "done"])
+    assert not matches(["1.4s"], ["1.4MB"])
     assert not matches(["started"], ["stopped"])
     assert not matches(["one"], [])
