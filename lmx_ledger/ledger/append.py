@@ -2,17 +2,21 @@
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
+from msgspec import Raw
 
 from lmx_ledger.core import events as ev
-from lmx_ledger.ledger.chain import COLUMNS, GENESIS, Sealed, seal
-from lmx_ledger.ledger.event_id import event_id, random_halves
-from lmx_ledger.ledger.schema import own_stream
+from lmx_ledger.ledger.chain import COLUMNS, GENESIS, seal
+from lmx_ledger.ledger.event_id import request_key
+from lmx_ledger.ledger.schema import BLOCK, own_stream
 from lmx_ledger.ledger.ticket import Place
 
-_INSERT: Final = f"INSERT INTO event ({COLUMNS}) VALUES ({', '.join('?' * 15)})"  # noqa: S608 - constants
+_INSERT: Final = f"INSERT INTO event ({COLUMNS}) VALUES ({', '.join('?' * 14)})"  # noqa: S608 - constants
+_SPAN: Final = """INSERT INTO span (block, first_us, last_us) VALUES (?, ?, ?) ON CONFLICT (block) DO UPDATE
+SET first_us = min(first_us, excluded.first_us), last_us = max(last_us, excluded.last_us)"""
+_NAMES_KEPT: Final = 65_536
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -20,7 +24,7 @@ class Unwritable(Exception):
     """This event can never be stored; the message says why."""
 
 
-class Draft(NamedTuple):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """An event made ready to store, but for its seq, cause and hash."""
 
     place: Place
@@ -92,7 +96,7 @@ class Appender:
 
     def __init__(self, boot: str) -> None:
         self._boot = boot
-        self._names: dict[str, int] = {}
+        self._names = Names()
         self._tried: tuple[int, bytes] | None = None
 
     def append(self, connection: sqlite3.Connection, drafts: Sequence[Draft]) -> tuple[int, bytes]:
@@ -112,83 +116,115 @@ class Appender:
             if connection.execute("SELECT 1 FROM event WHERE seq = ? AND hash = ?", (seq, tried)).fetchone():
                 connection.execute("ROLLBACK")
                 return seq, tried
-        names, new_names = self._number(connection, drafts)
+        names = self._names
+        names.begin(connection)
         seq, head = read_head(connection)
+        boot, boot_id = self._boot, names[self._boot]
         rows = []
-        for d, half in zip(drafts, random_halves(len(drafts)), strict=True):
+        for d in drafts:
             seq += 1
             d.place.planned = seq
-            cause = d.cause if d.cause is None or isinstance(d.cause, int) else _seq_of(d.cause)
-            own = own_stream(d.stream, (d.request, d.session, d.model, d.incident))
+            cause = d.cause
+            if cause is not None and not isinstance(cause, int):
+                cause = _seq_of(cause)
+            stream, request, session, model, incident = d.stream, d.request, d.session, d.model, d.incident
+            # Nearly all streams are requests: told here, without a call.
+            if request is not None and stream == f"request:{request}":
+                code = 0
+            else:
+                own = own_stream(stream, (request, session, model, incident))
+                code = names[stream] if own is None else own
             head = seal(
                 head,
-                Sealed(
+                (
                     seq,
-                    event_id(d.time_us, half),
                     d.time_us,
-                    self._boot,
+                    boot,
                     d.type,
                     d.v,
                     d.severity,
-                    d.stream,
-                    d.request,
-                    d.session,
-                    d.model,
-                    d.incident,
+                    stream,
+                    request,
+                    session,
+                    model,
+                    incident,
                     cause,
-                    msgspec.Raw(d.data),
+                    Raw(d.data),
                 ),
             )
             rows.append(
                 (
                     seq,
-                    half,
                     d.time_us,
-                    names[self._boot],
+                    boot_id,
                     names[d.type],
                     d.v,
                     d.severity,
-                    names[d.stream] if own is None else own,
-                    d.request,
-                    d.session,
-                    None if d.model is None else names[d.model],
-                    d.incident,
+                    code,
+                    None if request is None else request_key(request),
+                    None if session is None else names[session],
+                    None if model is None else names[model],
+                    None if incident is None else names[incident],
                     cause,
                     d.data.decode(),
                     head,
                 )
             )
-        connection.executemany("INSERT INTO name (id, text) VALUES (?, ?)", new_names)
+        connection.executemany("INSERT INTO name (id, text) VALUES (?, ?)", names.new())
         connection.executemany(_INSERT, rows)
+        connection.executemany(_SPAN, _spans(rows))
+        connection.execute("UPDATE head SET seq = ?", (seq,))
         self._tried = seq, head
         connection.execute("COMMIT")
         self._tried = None
-        self._names = names
+        names.committed()
         return seq, head
 
-    def _number(
-        self, connection: sqlite3.Connection, drafts: Sequence[Draft]
-    ) -> tuple[dict[str, int], list[tuple[int, str]]]:
-        """The numbers of all names in the group, and the rows of those that the file does not have yet."""
-        wanted = {self._boot}
-        for d in drafts:
-            wanted.add(d.type)
-            if d.model is not None:
-                wanted.add(d.model)
-            if own_stream(d.stream, (d.request, d.session, d.model, d.incident)) is None:
-                wanted.add(d.stream)
-        unknown = sorted(wanted - self._names.keys())
-        if not unknown:
-            return self._names, []
-        names, new = dict(self._names), []
-        (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM name").fetchone()
-        for text in unknown:
-            row = connection.execute("SELECT id FROM name WHERE text = ?", (text,)).fetchone()
-            if row is None:
-                last += 1
-                new.append((last, text))
-            names[text] = row[0] if row else last
-        return names, new
+
+class Names(dict[str, int]):
+    """The numbers of names that this writer has used, for any number of transactions, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._new: list[tuple[int, str]] = []
+        self._added: list[str] = []
+        self._connection: sqlite3.Connection | None = None
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Look up in this transaction what is not known yet; what the one before it added is forgotten if it failed."""
+        for text in self._added:
+            del self[text]
+        if len(self) > _NAMES_KEPT:
+            self.clear()
+        self._added, self._new, self._connection = [], [], connection
+
+    def new(self) -> list[tuple[int, str]]:
+        """The rows to be stored: names that the file does not have."""
+        return self._new
+
+    def committed(self) -> None:
+        """What was looked up stays."""
+        self._added = []
+
+    def __missing__(self, text: str) -> int:
+        assert self._connection is not None  # noqa: S101 - begin() comes first
+        row = self._connection.execute("SELECT id FROM name WHERE text = ?", (text,)).fetchone()
+        if row is None:
+            (last,) = self._connection.execute("SELECT coalesce(max(id), 0) FROM name").fetchone()
+            row = (last + len(self._new) + 1,)
+            self._new.append((row[0], text))
+        number: int = row[0]
+        self[text] = number
+        self._added.append(text)
+        return number
+
+
+def _spans(rows: Sequence[tuple[Any, ...]]) -> list[tuple[int, int, int]]:
+    """(block, first_us, last_us) of the rows of each block."""
+    found: dict[int, list[int]] = {}
+    for row in rows:
+        found.setdefault(row[0] // BLOCK, []).append(row[1])
+    return [(block, min(times), max(times)) for block, times in found.items()]
 
 
 def _seq_of(cause: ev.Ticket) -> int | None:

@@ -2,40 +2,38 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from lmx_ledger.ledger.event_id import event_id
-from lmx_ledger.ledger.schema import stream_of
+from lmx_ledger.ledger.event_id import request_of
+from lmx_ledger.ledger.schema import BLOCK, own_stream_of
 
 GENESIS: Final = hashlib.sha256(b"lmx-ledger v1").digest()
 """What stands before the first event."""
 
-COLUMNS: Final = (
-    "seq, id, time_us, boot, type, v, severity, stream, request, session, model, incident, cause, data, hash"
-)
+COLUMNS: Final = "seq, time_us, boot, type, v, severity, stream, request, session, model, incident, cause, data, hash"
 """The order in which rows are written and verified."""
 
 
-class Sealed(msgspec.Struct, frozen=True, array_like=True):
-    """What the hash covers: every public field as a JSON array in this order. `data` is the stored text itself."""
-
-    seq: int
-    id: str
-    time_us: int
-    boot: str
-    type: str
-    v: int
-    severity: int
-    stream: str
-    request: str | None
-    session: str | None
-    model: str | None
-    incident: str | None
-    cause: int | None
-    data: msgspec.Raw
+Sealed = tuple[
+    int,
+    int,
+    str | None,
+    str | None,
+    int,
+    int,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    int | None,
+    msgspec.Raw,
+]
+"""What the hash covers: seq, time_us, boot, type, v, severity, stream, request, session, model, incident, cause, and
+data, the stored text itself."""
 
 
 class Verdict(NamedTuple):
@@ -50,7 +48,7 @@ class Verdict(NamedTuple):
 
 
 canonical: Final[Callable[[Sealed], bytes]] = msgspec.json.Encoder(order="deterministic").encode
-"""The bytes of an event, the same on every machine."""
+"""The bytes of an event, a JSON array, the same on every machine."""
 
 
 def seal(previous: bytes, event: Sealed) -> bytes:
@@ -61,55 +59,106 @@ def seal(previous: bytes, event: Sealed) -> bytes:
 def verify(connection: sqlite3.Connection) -> Verdict:
     """Walk the whole chain in one snapshot, in constant memory, and stop at the first seq that is not as written.
 
-    A whole rewrite from the genesis on is beyond a chain: compare `head_hash` with one kept elsewhere.
+    The spans are compared with the events that they are made of. A whole rewrite from the genesis on is beyond a
+    chain: compare `head_hash` with one kept elsewhere.
     """
-    factory = connection.text_factory
-    # A flipped byte may be no UTF-8 any more: that is an altered event, not an error of the reader.
-    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    factory, connection.text_factory = connection.text_factory, str
     seq, head = 0, GENESIS
     try:
-        names: dict[int, str] = {}
-        for row in connection.execute(f"SELECT {COLUMNS} FROM event ORDER BY seq"):  # noqa: S608 - constants
+        connection.execute("BEGIN")
+        names = StoredNames(connection)
+        spans = Spans(connection)
+        for row in connection.execute(_READ):
             if row[0] != seq + 1:
                 return _bad(seq, head, f"event {seq + 1} is missing; the next one is {row[0]}")
-            if row[3] not in names or row[4] not in names or row[7] not in names or row[10] not in names:
-                names = dict(connection.execute("SELECT id, text FROM name"))
             try:
                 sealed = _seal_of_row(head, row, names)
-            except (KeyError, IndexError, TypeError) as error:
-                return _bad(seq, head, f"event {row[0]} refers to a name that does not exist ({error})")
-            if sealed != row[14]:
+            except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+                return _bad(seq, head, f"event {row[0]} refers to a name that does not exist ({error!r})")
+            if sealed != row[13]:
                 return _bad(seq, head, f"event {row[0]} is not what was written, or not in its place")
             seq, head = row[0], sealed
+            spans.see(seq, row[1])
+        (noted,) = connection.execute("SELECT seq FROM head").fetchone() or (None,)
+        if noted != seq:
+            return _bad(seq, head, f"the file's head says that there are {noted} events")
+        if (wrong := spans.wrong()) is not None:
+            return Verdict(False, seq, seq, head, wrong, f"the span of event {wrong} hides it from questions by time")
     except sqlite3.DatabaseError as error:
         return _bad(seq, head, f"the file cannot be read behind event {seq}: {error}")
     finally:
         connection.text_factory = factory
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
     return Verdict(True, seq, seq, head, None, None)
 
 
-def _seal_of_row(previous: bytes, row: tuple[Any, ...], names: dict[int, str]) -> bytes:
-    request, session, incident = row[8], row[9], row[11]
-    model = None if row[10] is None else names[row[10]]
-    return seal(
-        previous,
-        Sealed(
-            row[0],
-            event_id(row[2], row[1]),
-            row[2],
-            names[row[3]],
-            names[row[4]],
-            row[5],
-            row[6],
-            stream_of(row[7], (request, session, model, incident), names),
-            request,
-            session,
-            model,
-            incident,
-            row[12],
-            msgspec.Raw(row[13].encode()),
-        ),
-    )
+class StoredNames(dict[int | None, str | None]):
+    """The names by number, read as they are met; None is no name."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__({None: None})
+        self._connection = connection
+
+    def __missing__(self, number: int | None) -> str | None:
+        row = self._connection.execute("SELECT text FROM name WHERE id = ?", (number,)).fetchone()
+        if row is None:
+            raise KeyError(number)
+        text: str = row[0]
+        self[number] = text
+        return text
+
+
+class Spans:
+    """The table of spans beside what it should hold, event by event."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._stored: dict[int, tuple[int, int]] = {
+            row[0]: (row[1], row[2]) for row in connection.execute("SELECT block, first_us, last_us FROM span")
+        }
+        self._block = -1
+        self._first_us = self._last_us = 0
+        self._wrong: int | None = None
+
+    def see(self, seq: int, time_us: int) -> None:
+        """The next event."""
+        block = seq // BLOCK
+        if block != self._block:
+            self._compare()
+            self._block, self._first_us, self._last_us = block, time_us, time_us
+        elif time_us > self._last_us:
+            self._last_us = time_us
+        elif time_us < self._first_us:
+            self._first_us = time_us
+
+    def wrong(self) -> int | None:
+        """A seq of the first block that is not as the events make it; None when all are."""
+        self._compare()
+        return self._wrong
+
+    def _compare(self) -> None:
+        if self._block < 0 or self._wrong is not None:
+            return
+        if self._stored.get(self._block) != (self._first_us, self._last_us):
+            self._wrong = max(self._block * BLOCK, 1)
+
+
+# The text as bytes: a flipped byte may be no UTF-8 any more, and it is hashed as it stands anyway.
+_READ: Final = f"SELECT {COLUMNS.replace('data', 'CAST(data AS BLOB)')} FROM event ORDER BY seq"  # noqa: S608 - constants
+
+
+def _seal_of_row(previous: bytes, row: tuple[Any, ...], names: Mapping[int | None, str | None]) -> bytes:
+    seq, time_us, boot, kind, v, severity, code, key, session_id, model_id, incident_id, cause, data, _ = row
+    request, model = None if key is None else request_of(key), names[model_id]
+    session, incident = names[session_id], names[incident_id]
+    if code > 0:
+        stream = names[code]
+    elif code == 0:
+        stream = f"request:{request}"
+    else:
+        stream = own_stream_of(code, (request, session, model, incident))
+    event = (seq, time_us, names[boot], names[kind], v, severity, stream, request, session, model, incident, cause)
+    return hashlib.sha256(previous + canonical((*event, msgspec.Raw(data)))).digest()
 
 
 def _bad(seq: int, head: bytes, reason: str) -> Verdict:

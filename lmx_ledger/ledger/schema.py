@@ -1,15 +1,30 @@
 """The tables, lean: what repeats is interned, what can be derived is not stored.
 
-A million events of served requests must stay under 320 bytes each, so type, boot, model and stream are numbers of
-the `name` table; the previous hash is the row before; and a stream that repeats a column is a code (`own_stream`).
+A million events of served requests must stay under 320 bytes each, so type, boot, session, model, incident and
+stream are numbers of the `name` table; a request is 16 bytes; an event's id is made of its time and hash; the
+previous hash is the row before; a stream that repeats a column is a code (`own_stream`); and time has no index of
+every event, but the first and last moment of each block of them (`span`).
 """
 
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+import sqlalchemy as sa
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The newest migration; a test holds that it is Alembic's head."""
+OLDEST: Final = "0002"
+"""The first migration. What stood before it was never released, and its events are sealed in another form."""
+
+
+class AnyValue(sa.types.UserDefinedType[bytes | str]):
+    """SQLite's ANY: what is put in comes out as it was."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "ANY"
+
 
 metadata: Final = MetaData()
 
@@ -25,7 +40,6 @@ event: Final = Table(
     "event",
     metadata,
     Column("seq", Integer, primary_key=True),
-    Column("id", Text, nullable=False),
     Column("time_us", Integer, nullable=False),
     Column("boot", Integer, ForeignKey("name.id"), nullable=False),
     Column("type", Integer, ForeignKey("name.id"), nullable=False),
@@ -33,18 +47,43 @@ event: Final = Table(
     Column("severity", Integer, nullable=False),
     # No foreign key: the codes of `own_stream` are no names.
     Column("stream", Integer, nullable=False),
-    Column("request", Text),
-    Column("session", Text),
+    Column("request", AnyValue),
+    Column("session", Integer, ForeignKey("name.id")),
     Column("model", Integer, ForeignKey("name.id")),
-    Column("incident", Text),
+    Column("incident", Integer, ForeignKey("name.id")),
     Column("cause", Integer),
     Column("data", Text, nullable=False),
     Column("hash", LargeBinary, nullable=False),
     sqlite_strict=True,
 )
 
-Index("event_time", event.c.time_us)
-Index("event_type", event.c.type)
+span: Final = Table(
+    "span",
+    metadata,
+    Column("block", Integer, primary_key=True),
+    Column("first_us", Integer, nullable=False),
+    Column("last_us", Integer, nullable=False),
+    sqlite_strict=True,
+)
+"""Between which moments the events of seq // BLOCK were written. What is asked by time begins there: an index of every
+moment would cost 19 bytes an event. It can be made again from the events, and `verify` compares it with them."""
+
+BLOCK: Final = 512
+
+head: Final = Table(
+    "head",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1"), primary_key=True),
+    Column("seq", Integer, nullable=False),
+    sqlite_strict=True,
+)
+"""One row: the seq of the last group. At or below it nothing can be inserted, so nothing be replaced; a trigger that
+asked the event table itself would cost a tenth of an append."""
+
+OFTEN: Final = ("request.received", "request.admitted", "request.first_token", "request.finished")
+"""Types that every request has. They are the first names, 1 to 4, and not worth an index: all others have one."""
+
+Index("event_type", event.c.type, sqlite_where=event.c.type > len(OFTEN))
 for _column in (event.c.request, event.c.session, event.c.model, event.c.incident, event.c.cause):
     Index(f"event_{_column.name}", _column, sqlite_where=_column.is_not(None))
 
@@ -61,10 +100,10 @@ def own_stream(stream: str, values: tuple[str | None, ...]) -> int | None:
     return None
 
 
-def stream_of(code: int, values: tuple[str | None, ...], names: dict[int, str]) -> str:
-    """The stream behind a stored number.
+def own_stream_of(code: int, values: tuple[str | None, ...]) -> str:
+    """The stream behind a code of `own_stream`.
 
     Raises:
-        KeyError: there is no such name.
+        IndexError: there is no such code.
     """
-    return names[code] if code > 0 else f"{STREAM_FIELDS[-code]}:{values[-code]}"
+    return f"{STREAM_FIELDS[-code]}:{values[-code]}"

@@ -11,13 +11,14 @@ from sqlalchemy.pool import NullPool
 import lmx_ledger
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.errors import StartupError
-from lmx_ledger.ledger.schema import REVISION
+from lmx_ledger.ledger.schema import OLDEST, REVISION
 
 Synchronous = Literal["NORMAL", "FULL"]
 
 _OPEN_PATIENCE_MS: Final = 10_000
 _BUSY_MS: Final = 100
 _WAL_KEPT_BYTES: Final = 64 * 1024**2
+_CACHE_BYTES: Final = 32 * 1024**2
 
 
 class LedgerError(StartupError):
@@ -59,6 +60,11 @@ def migrate(path: Path) -> None:
             return
         if found is not None and found > REVISION:
             raise _newer(path, found)
+        if found is not None and found < OLDEST:
+            raise LedgerUnusable(
+                f"{path}: written by an lmx from before the first release (schema {found}); "
+                "move it away, or use another --home"
+            )
         _upgrade(path)
     except OSError as error:
         raise LedgerUnusable(f"{path}: cannot be written ({error.strerror})") from None
@@ -87,6 +93,8 @@ def connect(path: Path, synchronous: Synchronous, *, busy_ms: int = _BUSY_MS) ->
             # macOS: fsync alone leaves the data in the drive's cache.
             connection.execute("PRAGMA fullfsync=ON")
         connection.execute(f"PRAGMA journal_size_limit={_WAL_KEPT_BYTES}")
+        # The leaves of the indexes that grow; SQLite's own 2 MB would read them again and again.
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_BYTES // 1024}")
         connection.execute("PRAGMA recursive_triggers=ON")
     except sqlite3.Error:
         connection.close()

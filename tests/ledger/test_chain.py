@@ -9,7 +9,7 @@ import pytest
 from lmx_ledger.ledger.chain import GENESIS
 from tests.ledger.parts import queued, stopped, verdict_of, write
 
-TRIGGERS = ("event_no_update", "event_no_delete", "event_only_next", "name_no_update", "name_no_delete")
+TRIGGERS = ("event_no_update", "event_no_delete", "event_only_next", "name_no_update", "name_no_delete", "head_only_on")
 
 
 def tamper(path: Path, *statements: str) -> None:
@@ -60,6 +60,23 @@ def test_a_changed_or_missing_event_is_named(ten: Path, change: str) -> None:
     assert "4" in (verdict.reason or "")
 
 
+@pytest.mark.parametrize(
+    ("change", "seq", "reason"),
+    [
+        ("UPDATE span SET last_us = first_us", 1, "hides it from questions by time"),
+        ("DELETE FROM span", 1, "hides it from questions by time"),
+        ("UPDATE head SET seq = 3", 11, "there are 3 events"),
+        ("DELETE FROM event WHERE seq > 7", 8, "there are 10 events"),
+    ],
+)
+def test_what_is_kept_beside_the_events_must_agree_with_them(ten: Path, change: str, seq: int, reason: str) -> None:
+    tamper(ten, change)
+    verdict = verdict_of(ten)
+    assert not verdict.ok
+    assert verdict.bad_seq == seq
+    assert reason in (verdict.reason or "")
+
+
 def test_two_events_that_changed_places_are_found(ten: Path) -> None:
     tamper(
         ten,
@@ -85,6 +102,12 @@ def test_a_torn_file_is_a_verdict_and_no_crash(ten: Path) -> None:
     assert verdict.bad_seq == 1
 
 
+def test_what_is_ignored_changes_nothing(ten: Path) -> None:
+    with closing(sqlite3.connect(ten, isolation_level=None)) as connection:
+        connection.execute("INSERT OR IGNORE INTO event SELECT * FROM event WHERE seq = 3")
+    assert verdict_of(ten).events == 10
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -92,11 +115,14 @@ def test_a_torn_file_is_a_verdict_and_no_crash(ten: Path) -> None:
         "DELETE FROM event WHERE seq = 10",
         "DELETE FROM event",
         "INSERT OR REPLACE INTO event SELECT * FROM event WHERE seq = 10",
-        "INSERT OR IGNORE INTO event SELECT * FROM event WHERE seq = 3",
-        "REPLACE INTO event SELECT 5, id, time_us, boot, type, v, severity, stream, request, session, model, incident, "
+        "REPLACE INTO event SELECT 5, time_us, boot, type, v, severity, stream, request, session, model, incident, "
         "cause, data, hash FROM event WHERE seq = 10",
-        "INSERT INTO event SELECT 0, id, time_us, boot, type, v, severity, stream, request, session, model, incident, "
+        "INSERT INTO event SELECT 0, time_us, boot, type, v, severity, stream, request, session, model, incident, "
         "cause, data, hash FROM event WHERE seq = 10",
+        "UPDATE head SET seq = 9",
+        "UPDATE head SET id = 2, seq = 11",
+        "DELETE FROM head",
+        "REPLACE INTO head VALUES (1, 3)",
         "UPDATE name SET text = 'x' WHERE id = 1",
         "DELETE FROM name WHERE id = 1",
         "REPLACE INTO name VALUES (1, 'x')",

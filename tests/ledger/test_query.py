@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.core.ids import new_request_id, request_id_of
+from lmx_ledger.ledger.append import draft
+from lmx_ledger.ledger.file import LedgerFile
 from lmx_ledger.ledger.filter import EventFilter, Order
 from lmx_ledger.ledger.query import Reader
+from lmx_ledger.ledger.store import migrate
+from lmx_ledger.ledger.ticket import Place
 from lmx_ledger.ledger.writer import Ledger
 from tests.ledger.parts import queued, started, stopped, write, writing
 
@@ -163,3 +167,31 @@ def test_a_crash_that_was_noticed_once_is_not_found_again(path: Path) -> None:
     crash = ev.DaemonCrashDetected(boot="old", pid=77, last_seq=1, last_time="", last_acts=[])
     write(path, ev.Event(data=crash, stream="daemon"), boot="failed to start")
     assert last_run(path) is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    jumps=st.lists(st.integers(-3_000, 3_000), min_size=1, max_size=8),
+    since=st.integers(-5_000, 12_000) | st.none(),
+    until=st.integers(-5_000, 12_000) | st.none(),
+)
+def test_time_is_found_across_blocks_and_jumps_of_the_clock(
+    tmp_path_factory: pytest.TempPathFactory, jumps: list[int], since: int | None, until: int | None
+) -> None:
+    path = tmp_path_factory.mktemp("clock") / "ledger.db"
+    migrate(path)
+    now, times = 1_000_000, []
+    file = LedgerFile(path, "NORMAL", "boot-a")
+    for at, jump in enumerate(jumps):
+        now += jump
+        group = [now + step for step in range(100 + 211 * (at % 3))]
+        file.append([draft(Place(), queued(), time_us) for time_us in group])
+        times += group
+    file.close()
+    base = 1_000_000
+    wanted = EventFilter(
+        since_us=None if since is None else base + since, until_us=None if until is None else base + until, limit=10_000
+    )
+    found = [event.seq for event in Reader.open(path).events(wanted)]
+    low, high = wanted.since_us or 0, wanted.until_us or 1 << 60
+    assert found == [seq for seq, time_us in enumerate(times, 1) if low <= time_us < high]

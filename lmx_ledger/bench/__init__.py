@@ -1,0 +1,1 @@
+"""What `lmx bench` measures: ratios against a baseline of the same run."""
