@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lmx_ledger import __version__
-from lmx_ledger.cli import chat, doctor, events, models, serve
+from lmx_ledger.cli import bench, chat, doctor, events, models, serve
 from lmx_ledger.cli.connection import Failure
 from lmx_ledger.core.errors import StartupError
 
@@ -146,4 +146,5 @@ lmx.add_typer(models.group, name="models")
 lmx.command("chat", epilog=chat.EXAMPLE)(chat.chat)
 lmx.command("events", epilog=events.EXAMPLE)(events.events)
 lmx.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
+lmx.add_typer(bench.group, name="bench")
 opta.add_typer(serve.group, name="serve")

@@ -1,0 +1,99 @@
+"""`lmx bench`: measures this machine, beside a baseline of the same run."""
+
+import json
+import platform
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from lmx_ledger import __version__
+from lmx_ledger.bench import ledger as ledger_bench
+from lmx_ledger.bench.measure import Figure
+from lmx_ledger.cli.connection import Failure, home_folder
+from lmx_ledger.cli.display import note, print_json, terminal
+from lmx_ledger.cli.options import AsJson, Home
+from lmx_ledger.core.clock import rfc3339, utc_us
+
+EXAMPLE: Final = "Example: lmx bench ledger --events 1000000"
+
+_ABOUT: Final = "Measure this machine, beside a baseline of the same run."
+
+group = typer.Typer(help=_ABOUT, epilog=EXAMPLE, no_args_is_help=True, rich_markup_mode="rich")
+
+
+@group.callback()
+def _bench() -> None:
+    """Measure this machine, beside a baseline of the same run."""
+
+
+@group.command("ledger", epilog=EXAMPLE)
+def ledger(
+    events: Annotated[
+        int, typer.Option("--events", metavar="N", min=10_000, help="Events of the history that is asked.")
+    ] = 200_000,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the figures as JSON as well.")
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """What an event costs, how soon it is durable, how fast it is found again.
+
+    Works in a folder of its own under the home, on the same disk as the ledger, and removes it; the ledger itself is
+    not touched.
+    """
+    folder = home_folder(home)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
+            figures = ledger_bench.measure(Path(place), events=events, say=note)
+    except (OSError, sqlite3.Error) as error:
+        raise Failure(f"the disk of {folder} could not be measured: {error}") from None
+    told = report(figures)
+    if out is not None:
+        out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(told)
+    else:
+        show(figures)
+
+
+def report(figures: list[Figure]) -> dict[str, object]:
+    """What a program reads, and what `docs/benchmarks.md` is written from."""
+    return {
+        "version": __version__,
+        "time": rfc3339(utc_us()),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "figures": [{**figure._asdict(), "met": figure.met} for figure in figures],
+    }
+
+
+def show(figures: list[Figure]) -> None:
+    """What a person reads: a table, and below it what the figures are to be read by."""
+    drawn = Table(box=None, pad_edge=False, header_style="dim")
+    drawn.add_column("measured", no_wrap=True)
+    drawn.add_column("", justify="right", no_wrap=True)
+    drawn.add_column("asked", justify="right", no_wrap=True)
+    for figure in figures:
+        style = {True: "green", False: "red", None: ""}[figure.met]
+        asked = ""
+        if figure.bound is not None:
+            asked = f"{'>=' if figure.better == 'higher' else '<='} {_shown(figure.bound)}"
+        drawn.add_row(figure.name, Text(f"{_shown(figure.value)} {figure.unit}", style=style), asked)
+    console = terminal()
+    console.print(drawn)
+    console.print()
+    for figure in figures:
+        if figure.baseline:
+            console.print(Text(f"{figure.name}: {figure.baseline}", style="dim"))
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

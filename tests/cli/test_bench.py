@@ -1,0 +1,35 @@
+"""`lmx bench`, in small: every figure is there, and nothing stays behind."""
+
+import json
+from pathlib import Path
+
+from tests.cli.parts import lmx
+
+
+def test_the_ledger_is_measured_and_nothing_stays_behind(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    done = lmx("bench", "ledger", "--events", "10000", "--json", "--out", str(out), home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told == json.loads(out.read_text())
+    figures = {figure["name"]: figure for figure in told["figures"]}
+    assert figures["size at 10,000 events"]["value"] < 400
+    asked = {name for name, figure in figures.items() if figure["bound"] is not None}
+    assert {
+        "append",
+        "append / bare executemany",
+        "emit",
+        "by request, p50",
+        "10 seconds of it, p50",
+        "verify",
+    } <= asked
+    assert all(figure["value"] > 0 for figure in figures.values())
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file")
+    done = lmx("bench", "ledger", home=tmp_path / "home")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") <= 2
+    assert "could not be measured" in done.stderr
