@@ -14,12 +14,13 @@ _RANDOM_BYTES: Final = 10
 
 def event_id(time_us: int, digest: bytes) -> str:
     """`evt_` and a ULID: the milliseconds, and the first 80 bits of the event's hash."""
-    return _prefix(time_us // 1_000) + _written(int.from_bytes(digest[:_RANDOM_BYTES], "big"), 16)
-
-
-@lru_cache(maxsize=64)
-def _prefix(millis: int) -> str:
-    return "evt_" + _written(millis, 10)
+    p, t, n = _PAIRS, time_us // 1_000, int.from_bytes(digest[:_RANDOM_BYTES], "big")
+    # Written out: every event that is read needs one.
+    return (
+        f"evt_{p[t >> 40]}{p[t >> 30 & 1023]}{p[t >> 20 & 1023]}{p[t >> 10 & 1023]}{p[t & 1023]}"
+        f"{p[n >> 70]}{p[n >> 60 & 1023]}{p[n >> 50 & 1023]}{p[n >> 40 & 1023]}"
+        f"{p[n >> 30 & 1023]}{p[n >> 20 & 1023]}{p[n >> 10 & 1023]}{p[n & 1023]}"
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -33,9 +34,7 @@ def request_key(request: str) -> bytes | str:
 @lru_cache(maxsize=4096)
 def request_of(key: bytes | str) -> str:
     """The id that was stored as this key."""
-    return key if isinstance(key, str) else "req_" + _written(int.from_bytes(key, "big"), 26)
-
-
-def _written(number: int, digits: int) -> str:
-    """In Crockford's base 32, an even number of digits."""
-    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(5 * digits - 10, -1, -10)])
+    if isinstance(key, str):
+        return key
+    number = int.from_bytes(key, "big")
+    return "req_" + "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])

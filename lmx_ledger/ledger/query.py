@@ -18,6 +18,8 @@ from lmx_ledger.ledger.schema import BLOCK, OFTEN, event, name, own_stream_of, s
 from lmx_ledger.ledger.store import LedgerUnusable, connect_to_read, identity
 
 _LAST_ACTS: Final = 20
+_SEVERITIES: Final = {int(severity): severity for severity in Severity}
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,30 +204,29 @@ class Reader:
             raise LedgerUnusable(f"the ledger cannot be read: {error.orig}") from None
 
     def _recorded(self, row: sa.Row[Any]) -> Recorded:
+        seq, time_us, boot, kind, v, severity, code, key, session, model, incident, cause, data, digest = tuple(row)
         try:
-            request = None if row.request is None else request_of(row.request)
-            session, model, incident = (
-                None if number is None else self._name(number) for number in (row.session, row.model, row.incident)
-            )
+            request = None if key is None else request_of(key)
+            session, model, incident = (None if n is None else self._name(n) for n in (session, model, incident))
             own = (request, session, model, incident)
             return Recorded(
-                seq=row.seq,
-                id=event_id(row.time_us, row.hash),
-                time_us=row.time_us,
-                boot=self._name(row.boot),
-                type=self._name(row.type),
-                v=row.v,
-                severity=Severity(row.severity),
-                stream=self._name(row.stream) if row.stream > 0 else own_stream_of(row.stream, own),
+                seq=seq,
+                id=event_id(time_us, digest),
+                time_us=time_us,
+                boot=self._name(boot),
+                type=self._name(kind),
+                v=v,
+                severity=_SEVERITIES[severity],
+                stream=self._name(code) if code > 0 else own_stream_of(code, own),
                 request=request,
                 session=session,
                 model=model,
                 incident=incident,
-                cause=row.cause,
-                data=msgspec.json.decode(row.data, type=dict[str, Any]),
+                cause=cause,
+                data=_decode(data),
             )
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-            raise LedgerUnusable(f"event {row.seq} cannot be read ({error!r})") from None
+            raise LedgerUnusable(f"event {seq} cannot be read ({error!r})") from None
 
     def _name(self, number: int) -> str:
         if number not in self._names:
