@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from lmx_ledger.ledger.append import Appender, Draft, read_head
+from lmx_ledger.ledger.heads import Signer
 from lmx_ledger.ledger.store import LedgerError, Synchronous, connect, connect_to_read, identity
 
 
@@ -36,6 +37,12 @@ class LedgerFile:
         self._connection: sqlite3.Connection | None = connect(path, synchronous)
         self._identity = identity(path)
         self._head = read_head(self._connection)
+        self._signer = Signer(path)
+
+    @property
+    def signing_error(self) -> str | None:
+        """Why the last head could not be signed; None when all is well."""
+        return self._signer.error
 
     @property
     def head_seq(self) -> int:
@@ -58,10 +65,12 @@ class LedgerFile:
             connection.close()
             raise
         self._connection = connection
+        self._signer.note(*self._head)
 
     def close(self) -> None:
-        """Let the file go."""
+        """Sign the last event, and let the file go."""
         if self._connection is not None:
+            self._signer.sign(*self._head)
             self._connection.close()
             self._connection = None
 

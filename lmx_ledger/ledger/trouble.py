@@ -15,6 +15,7 @@ class Trouble:
 
     def __init__(self, notice: Callable[[str], None]) -> None:
         self.error: str | None = None
+        self._signing: str | None = None
         self._notice = notice
 
     def failed(self, error: Exception, began_ns: int, capacity: int) -> None:
@@ -33,3 +34,10 @@ class Trouble:
         if self.error is not None:
             self.error = None
             self._notice(f"the ledger is written again, up to event {last_seq}")
+
+    def signing(self, error: str | None) -> None:
+        """Whether the head could be signed, after a group was written."""
+        if error != self._signing:
+            self._signing = error
+            if error is not None:
+                self._notice(f"the ledger's head cannot be signed: {error}; events are kept, it is tried again")

@@ -281,6 +281,7 @@ class Ledger:
             else:
                 self._resolve(drafts)
                 self._trouble.succeeded(self._last_seq)
+                self._trouble.signing(self._file.signing_error)
                 break
         return True
 
