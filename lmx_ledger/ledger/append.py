@@ -16,6 +16,7 @@ from lmx_ledger.ledger.ticket import Place
 _INSERT: Final = f"INSERT INTO event ({COLUMNS}) VALUES ({', '.join('?' * 14)})"  # noqa: S608 - constants
 _SPAN: Final = """INSERT INTO span (block, first_us, last_us) VALUES (?, ?, ?) ON CONFLICT (block) DO UPDATE
 SET first_us = min(first_us, excluded.first_us), last_us = max(last_us, excluded.last_us)"""
+_SPAN_MODEL: Final = "INSERT OR IGNORE INTO span_model (model, block) VALUES (?, ?)"
 _NAMES_KEPT: Final = 65_536
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
@@ -173,6 +174,7 @@ class Appender:
         connection.executemany("INSERT INTO name (id, text) VALUES (?, ?)", names.new())
         connection.executemany(_INSERT, rows)
         connection.executemany(_SPAN, _spans(rows))
+        connection.executemany(_SPAN_MODEL, {(row[9], row[0] // BLOCK) for row in rows if row[9] is not None})
         connection.execute("UPDATE head SET seq = ?", (seq,))
         self._tried = seq, head
         connection.execute("COMMIT")

@@ -2,6 +2,7 @@
 
 import hashlib
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -78,12 +79,12 @@ def verify(connection: sqlite3.Connection) -> Verdict:
             if sealed != row[13]:
                 return _bad(seq, head, f"event {row[0]} is not what was written, or not in its place")
             seq, head = row[0], sealed
-            spans.see(seq, row[1])
+            spans.see(seq, row[1], row[9])
         (noted,) = connection.execute("SELECT seq FROM head").fetchone() or (None,)
         if noted != seq:
             return _bad(seq, head, f"the file's head says that there are {noted} events")
         if (wrong := spans.wrong()) is not None:
-            return Verdict(False, seq, seq, head, wrong, f"the span of event {wrong} hides it from questions by time")
+            return Verdict(False, seq, seq, head, wrong, f"the spans of event {wrong} hide it from questions")
     except sqlite3.DatabaseError as error:
         return _bad(seq, head, f"the file cannot be read behind event {seq}: {error}")
     finally:
@@ -110,17 +111,21 @@ class StoredNames(dict[int | None, str | None]):
 
 
 class Spans:
-    """The table of spans beside what it should hold, event by event."""
+    """The tables of spans beside what they should hold, event by event."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._stored: dict[int, tuple[int, int]] = {
             row[0]: (row[1], row[2]) for row in connection.execute("SELECT block, first_us, last_us FROM span")
         }
+        self._models: dict[int, set[int]] = defaultdict(set)
+        for model, block in connection.execute("SELECT model, block FROM span_model"):
+            self._models[block].add(model)
+        self._seen: set[int | None] = set()
         self._block = -1
         self._first_us = self._last_us = 0
         self._wrong: int | None = None
 
-    def see(self, seq: int, time_us: int) -> None:
+    def see(self, seq: int, time_us: int, model: int | None) -> None:
         """The next event."""
         block = seq // BLOCK
         if block != self._block:
@@ -130,6 +135,7 @@ class Spans:
             self._last_us = time_us
         elif time_us < self._first_us:
             self._first_us = time_us
+        self._seen.add(model)
 
     def wrong(self) -> int | None:
         """A seq of the first block that is not as the events make it; None when all are."""
@@ -137,9 +143,11 @@ class Spans:
         return self._wrong
 
     def _compare(self) -> None:
+        seen, self._seen = self._seen - {None}, set()
         if self._block < 0 or self._wrong is not None:
             return
-        if self._stored.get(self._block) != (self._first_us, self._last_us):
+        times = self._stored.get(self._block)
+        if times != (self._first_us, self._last_us) or self._models[self._block] != seen:
             self._wrong = max(self._block * BLOCK, 1)
 
 

@@ -14,7 +14,7 @@ from lmx_ledger.core.ids import request_id_of
 from lmx_ledger.ledger import chain
 from lmx_ledger.ledger.event_id import event_id, request_key, request_of
 from lmx_ledger.ledger.filter import EventFilter
-from lmx_ledger.ledger.schema import BLOCK, OFTEN, event, name, own_stream_of, span
+from lmx_ledger.ledger.schema import BLOCK, OFTEN, event, name, own_stream_of, span, span_model
 from lmx_ledger.ledger.store import LedgerUnusable, connect_to_read, identity
 
 _LAST_ACTS: Final = 20
@@ -93,8 +93,10 @@ class Reader:
         conditions = self._conditions(wanted)
         if conditions is None:
             return []
-        query = sa.select(event).where(*conditions)
-        query = query.order_by(event.c.seq.desc() if wanted.order == "desc" else event.c.seq).limit(wanted.limit)
+        query = sa.select(event).where(*conditions).limit(wanted.limit)
+        # Blocks first where they lead to the events: then they come in order without being sorted.
+        places = [column for column in (span_model.c.block, event.c.seq) if column.table in query.get_final_froms()]
+        query = query.order_by(*(place.desc() if wanted.order == "desc" else place for place in places))
         return [self._recorded(row) for row in self._fetch(query)]
 
     def verify(self) -> chain.Verdict:
@@ -146,6 +148,8 @@ class Reader:
         """None when no event can match: a name that none has, or a time before all of them."""
         column = event.c
         found: list[sa.ColumnElement[bool]] = []
+        # Whatever else has an index leads to the events sooner than the blocks of a model.
+        by_block = all(other is None for other in (wanted.request, wanted.session, wanted.incident, wanted.cause))
         if wanted.types:
             numbers = [row.id for row in self._fetch(_ids(*(_matches(pattern) for pattern in wanted.types)))]
             if not numbers:
@@ -154,6 +158,7 @@ class Reader:
             if min(numbers) > len(OFTEN):
                 # What the index of rare types is made for; SQLite does not see it in the list.
                 found.append(column.type > sa.literal_column(str(len(OFTEN))))
+                by_block = False
         named = (
             (wanted.model, column.model),
             (wanted.boot, column.boot),
@@ -166,6 +171,8 @@ class Reader:
                 if not numbers:
                     return None
                 found.append(where == numbers[0])
+                if where is column.model and by_block:
+                    found.extend(_in_blocks(numbers[0], wanted))
         if wanted.request is not None:
             found.append(column.request == request_key(request_id_of(wanted.request) or wanted.request))
         if wanted.severity is not None:
@@ -233,6 +240,14 @@ class Reader:
             newer = name.c.id > max(self._names, default=0)
             self._names |= {row.id: row.text for row in self._fetch(sa.select(name.c.id, name.c.text).where(newer))}
         return self._names[number]
+
+
+def _in_blocks(model: int, wanted: EventFilter) -> list[sa.ColumnElement[bool]]:
+    block, seq = span_model.c.block, event.c.seq
+    found = [span_model.c.model == model, seq >= block * BLOCK, seq < (block + 1) * BLOCK]
+    if wanted.after is not None:
+        found.append(block <= wanted.after // BLOCK if wanted.order == "desc" else block >= wanted.after // BLOCK)
+    return found
 
 
 def _ids(*conditions: sa.ColumnElement[bool]) -> sa.Select[tuple[int]]:

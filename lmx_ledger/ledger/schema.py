@@ -3,7 +3,7 @@
 A million events of served requests must stay under 320 bytes each, so type, boot, session, model, incident and
 stream are numbers of the `name` table; a request is 16 bytes; an event's id is made of its time and hash; the
 previous hash is the row before; a stream that repeats a column is a code (`own_stream`); and time has no index of
-every event, but the first and last moment of each block of them (`span`).
+every event, but the first and last moment of each block of them (`span`), nor has the model (`span_model`).
 """
 
 from typing import Any, Final
@@ -68,6 +68,17 @@ span: Final = Table(
 """Between which moments the events of seq // BLOCK were written. What is asked by time begins there: an index of every
 moment would cost 19 bytes an event. It can be made again from the events, and `verify` compares it with them."""
 
+span_model: Final = Table(
+    "span_model",
+    metadata,
+    Column("model", Integer, ForeignKey("name.id"), primary_key=True),
+    Column("block", Integer, primary_key=True),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+"""In which blocks a model has events. Nearly every event has one of a few models: an index of them all would cost a
+tenth of an append."""
+
 BLOCK: Final = 512
 
 head: Final = Table(
@@ -84,7 +95,7 @@ OFTEN: Final = ("request.received", "request.admitted", "request.first_token", "
 """Types that every request has. They are the first names, 1 to 4, and not worth an index: all others have one."""
 
 Index("event_type", event.c.type, sqlite_where=event.c.type > len(OFTEN))
-for _column in (event.c.request, event.c.session, event.c.model, event.c.incident, event.c.cause):
+for _column in (event.c.request, event.c.session, event.c.incident, event.c.cause):
     Index(f"event_{_column.name}", _column, sqlite_where=_column.is_not(None))
 
 STREAM_FIELDS: Final = ("request", "session", "model", "incident")

@@ -61,6 +61,13 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_table(
+        "span_model",
+        sa.Column("model", sa.Integer, sa.ForeignKey("name.id"), primary_key=True),
+        sa.Column("block", sa.Integer, primary_key=True),
+        sqlite_strict=True,
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "head",
         sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1"), primary_key=True),
         sa.Column("seq", sa.Integer, nullable=False),
@@ -72,7 +79,7 @@ def upgrade() -> None:
         [{"id": number, "text": text} for number, text in enumerate(_OFTEN, 1)],
     )
     op.create_index("event_type", "event", ["type"], sqlite_where=sa.text(f"type > {len(_OFTEN)}"))
-    for column in ("request", "session", "model", "incident", "cause"):
+    for column in ("request", "session", "incident", "cause"):
         op.create_index(f"event_{column}", "event", [column], sqlite_where=sa.text(f"{column} IS NOT NULL"))
     for trigger, act in _TRIGGERS:
         when = "AFTER" if trigger == "event_only_next" else "BEFORE"

@@ -63,8 +63,10 @@ def test_a_changed_or_missing_event_is_named(ten: Path, change: str) -> None:
 @pytest.mark.parametrize(
     ("change", "seq", "reason"),
     [
-        ("UPDATE span SET last_us = first_us", 1, "hides it from questions by time"),
-        ("DELETE FROM span", 1, "hides it from questions by time"),
+        ("UPDATE span SET last_us = first_us", 1, "hide it from questions"),
+        ("DELETE FROM span_model", 1, "hide it from questions"),
+        ("INSERT INTO span_model VALUES (1, 0)", 1, "hide it from questions"),
+        ("DELETE FROM span", 1, "hide it from questions"),
         ("UPDATE head SET seq = 3", 11, "there are 3 events"),
         ("DELETE FROM event WHERE seq > 7", 8, "there are 10 events"),
     ],
