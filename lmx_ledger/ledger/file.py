@@ -4,10 +4,19 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
+from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.ledger.append import Appender, Draft, read_head
 from lmx_ledger.ledger.heads import Signer
+from lmx_ledger.ledger.lock import CheckpointLock
 from lmx_ledger.ledger.store import LedgerError, Synchronous, connect, connect_to_read, identity
+
+WAL_PAGES: Final = 1_000
+"""After so many pages of 4 KB the one that checkpoints copies them from the WAL into the file."""
+
+_TAKE_EVERY_MS: Final = 1_000
+_PAGE_BYTES: Final = 4_096
 
 
 class Strayed(Exception):
@@ -38,6 +47,10 @@ class LedgerFile:
         self._identity = identity(path)
         self._head = read_head(self._connection)
         self._signer = Signer(path)
+        self._lock = CheckpointLock(path)
+        self._tried_ns = mono_ns()
+        if self._lock.take():
+            self._checkpoint_by_itself(self._connection)
 
     @property
     def signing_error(self) -> str | None:
@@ -66,24 +79,60 @@ class LedgerFile:
             raise
         self._connection = connection
         self._signer.note(*self._head)
+        self._take_over()
+
+    def tend(self) -> None:
+        """What is due when nothing was appended for a while: a head, and the WAL that others have filled."""
+        connection = self._connection
+        if connection is None or identity(self.path) != self._identity:
+            return
+        self._signer.note(*self._head)
+        self._take_over()
+        if self._lock.held and _size(self.path.with_name(f"{self.path.name}-wal")) > WAL_PAGES * _PAGE_BYTES:
+            try:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except sqlite3.Error:
+                # The next append meets the same trouble, and tells of it.
+                return
 
     def close(self) -> None:
         """Sign the last event, and let the file go."""
-        if self._connection is not None:
+        if self._connection is not None and identity(self.path) == self._identity:
             self._signer.sign(*self._head)
-            self._connection.close()
-            self._connection = None
+        self._let_go()
+        self._lock.release()
+
+    def _take_over(self) -> None:
+        """Checkpoint from now on, where the one that did is gone."""
+        if self._lock.held or elapsed_ms(self._tried_ns) < _TAKE_EVERY_MS:
+            return
+        self._tried_ns = mono_ns()
+        if self._lock.take() and self._connection is not None:
+            self._checkpoint_by_itself(self._connection)
+
+    def _checkpoint_by_itself(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
 
     def _ours(self) -> sqlite3.Connection:
         found = identity(self.path)
         if found is None:
-            self.close()
+            self._let_go()
             raise Strayed(f"{self.path} is gone; put it back")
         if found != self._identity:
-            self.close()
+            self._let_go()
             self._recognise()
             self._identity = found
-        return self._connection or connect(self.path, self._synchronous)
+        if self._connection is not None:
+            return self._connection
+        connection = connect(self.path, self._synchronous)
+        if self._lock.held:
+            self._checkpoint_by_itself(connection)
+        return connection
+
+    def _let_go(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _recognise(self) -> None:
         # Read-only: a stranger's file is not to be touched, and connect() would switch it to WAL.
@@ -98,3 +147,10 @@ class LedgerFile:
                 f"another ledger is in the place of {self.path}, without event {seq} of this run; "
                 "put the right one back, or restart the daemon to go on with that one"
             )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -73,7 +73,7 @@ def migrate(path: Path) -> None:
 
 
 def connect(path: Path, synchronous: Synchronous, *, busy_ms: int = _BUSY_MS) -> sqlite3.Connection:
-    """A writing connection: WAL, transactions begun by hand, recursive triggers.
+    """A writing connection: WAL, transactions begun by hand, recursive triggers. It does not checkpoint by itself.
 
     Raises:
         sqlite3.Error: SQLite cannot open or write the file.
@@ -92,6 +92,7 @@ def connect(path: Path, synchronous: Synchronous, *, busy_ms: int = _BUSY_MS) ->
         if synchronous == "FULL":
             # macOS: fsync alone leaves the data in the drive's cache.
             connection.execute("PRAGMA fullfsync=ON")
+        connection.execute("PRAGMA wal_autocheckpoint=0")
         connection.execute(f"PRAGMA journal_size_limit={_WAL_KEPT_BYTES}")
         # The leaves of the indexes that grow; SQLite's own 2 MB would read them again and again.
         connection.execute(f"PRAGMA cache_size=-{_CACHE_BYTES // 1024}")

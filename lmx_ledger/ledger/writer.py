@@ -23,6 +23,7 @@ CAPACITY: Final = 65_536
 
 _GROUP: Final = 1_024
 _WINDOW_S: Final = 0.002
+_TEND_S: Final = 5.0
 _FIRST_BACKOFF_S: Final = 0.02
 _LONGEST_BACKOFF_S: Final = 1.0
 
@@ -228,8 +229,11 @@ class Ledger:
         waited = bool(group)
         while len(group) < _GROUP:
             try:
-                item = self._queue.get(block=not group)
+                item = self._queue.get(block=not group, timeout=_TEND_S)
             except queue.Empty:
+                if not group:
+                    self._file.tend()
+                    continue
                 if waited:
                     break
                 # One sleep instead of one wake-up per event, which would cost the emitting thread.

@@ -24,7 +24,7 @@ def test_the_file_and_its_companions_are_private(path: Path) -> None:
         ledger.emit(queued())
         assert ledger.flush(30)
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
-    assert modes == {"ledger.db": 0o600, "ledger.db-wal": 0o600, "ledger.db-shm": 0o600}
+    assert modes == {"ledger.db": 0o600, "ledger.db-wal": 0o600, "ledger.db-shm": 0o600, "ledger.lock": 0o600}
 
 
 def test_the_migrations_make_the_schema_that_the_code_uses(path: Path) -> None:
