@@ -1,7 +1,8 @@
 """The operators' routes under `/lmx`: never queued behind inference, never shed."""
 
 import asyncio
-from typing import Any, Final, Literal
+from collections.abc import Callable
+from typing import Any, Final, Literal, ParamSpec, TypeVar
 
 import msgspec
 from quart import Blueprint, Response, request
@@ -9,22 +10,28 @@ from werkzeug.datastructures import MultiDict
 
 from lmx_ledger import __version__
 from lmx_ledger.core.clock import utc_us
-from lmx_ledger.core.errors import InvalidRequest, LedgerUnavailable
+from lmx_ledger.core.errors import InvalidRequest, LedgerUnavailable, NotFound
 from lmx_ledger.core.events import Severity
 from lmx_ledger.core.reading import read_moment
+from lmx_ledger.ledger.causes import causes_of, effects_of, event_at
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.server.context import Context
+from lmx_ledger.server.event_stream import event_stream
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _MAX_EVENTS: Final = 1000
 _DEFAULT_EVENTS: Final = 100
+_MAX_EFFECTS: Final = 1000
 _MAX_TYPES: Final = 100
 _EXACT: Final = ("request", "session", "model", "incident", "boot")
 _KNOWN: Final = {"type", "severity", "cause", "since", "until", "order", "after", "limit", *_EXACT}
 
 
 def blueprint(context: Context) -> Blueprint:
-    """`/lmx/status`, `/lmx/models`, `/lmx/events`."""
+    """`/lmx/status`, `/lmx/models`, `/lmx/events` and what belongs to it."""
     face = Blueprint("operator", __name__)
 
     @face.get("/lmx/status")
@@ -38,15 +45,46 @@ def blueprint(context: Context) -> Blueprint:
     @face.get("/lmx/events")
     async def events() -> Response:
         wanted = read_filter(request.args)
-        # On another thread: a scan of the file must not stop the streams.
-        try:
-            found = await asyncio.to_thread(context.reader.events, wanted)
-        except LedgerError as error:
-            raise LedgerUnavailable(f"{error}; look at the file with lmx doctor", retry_after_s=5) from error
+        found = await _asked(context.reader.events, wanted)
         more = found[-1].seq if len(found) == wanted.limit else None
         return _json({"events": [event.public() for event in found], "next": more})
 
+    @face.get("/lmx/events/stream")
+    async def stream() -> Response:
+        wanted = read_filter(request.args)
+        try:
+            return await event_stream(context, wanted)
+        except LedgerError as error:
+            raise _unavailable(error) from error
+
+    @face.get("/lmx/events/<seq>")
+    async def one_event(seq: str) -> Response:
+        event = await _asked(event_at, context.reader, _number("seq", seq))
+        if event is None:
+            raise NotFound(f"there is no event {seq}; the newest one is {context.ledger.last_seq}")
+        causes = await _asked(causes_of, context.reader, event)
+        effects = await _asked(effects_of, context.reader, event, _MAX_EFFECTS)
+        return _json(
+            {
+                "event": event.public(),
+                "causes": [cause.public() for cause in causes],
+                "effects": [effect.public() for effect in effects],
+            }
+        )
+
     return face
+
+
+async def _asked(question: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    # On another thread: a scan of the file must not stop the streams.
+    try:
+        return await asyncio.to_thread(question, *args, **kwargs)
+    except LedgerError as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: LedgerError) -> LedgerUnavailable:
+    return LedgerUnavailable(f"{error}; look at the file with lmx doctor", retry_after_s=5)
 
 
 def _status(context: Context) -> dict[str, Any]:
