@@ -58,40 +58,49 @@ def seal(previous: bytes, event: Sealed) -> bytes:
 
 
 def verify(connection: sqlite3.Connection) -> Verdict:
-    """Walk the whole chain in one snapshot, in constant memory, and stop at the first seq that is not as written.
+    """Walk the chain in one snapshot, in constant memory, and stop at the first seq that is not as written.
 
-    The spans are compared with the events that they are made of. A whole rewrite from the genesis on is beyond a
+    Events that were sealed into segments are not walked: the chain begins at the hash behind them (see `audit`). The
+    spans are compared with the events that they are made of. A whole rewrite from the genesis on is beyond a
     chain: compare `head_hash` with one kept elsewhere.
     """
     factory, connection.text_factory = connection.text_factory, str
-    seq, head = 0, GENESIS
+    seq, head = began_at = 0, GENESIS
     try:
         connection.execute("BEGIN")
+        sealed_row = connection.execute("SELECT last_seq, last_hash FROM segment ORDER BY first_seq DESC LIMIT 1")
+        seq, head = began_at = sealed_row.fetchone() or (0, GENESIS)
         names = StoredNames(connection)
         spans = Spans(connection)
-        for row in connection.execute(_READ):
+        for row in connection.execute(f"{READ} WHERE seq > ? ORDER BY seq", (seq,)):
             if row[0] != seq + 1:
-                return _bad(seq, head, f"event {seq + 1} is missing; the next one is {row[0]}")
+                return _bad(seq - began_at[0], seq, head, f"event {seq + 1} is missing; the next one is {row[0]}")
             try:
-                sealed = _seal_of_row(head, row, names)
+                sealed = seal(head, sealed_of_row(row, names))
             except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-                return _bad(seq, head, f"event {row[0]} refers to a name that does not exist ({error!r})")
+                return _bad(
+                    seq - began_at[0], seq, head, f"event {row[0]} refers to a name that does not exist ({error!r})"
+                )
             if sealed != row[13]:
-                return _bad(seq, head, f"event {row[0]} is not what was written, or not in its place")
+                return _bad(
+                    seq - began_at[0], seq, head, f"event {row[0]} is not what was written, or not in its place"
+                )
             seq, head = row[0], sealed
             spans.see(seq, row[1], row[9])
         (noted,) = connection.execute("SELECT seq FROM head").fetchone() or (None,)
         if noted != seq:
-            return _bad(seq, head, f"the file's head says that there are {noted} events")
+            return _bad(seq - began_at[0], seq, head, f"the file's head says that there are {noted} events")
         if (wrong := spans.wrong()) is not None:
-            return Verdict(False, seq, seq, head, wrong, f"the spans of event {wrong} hide it from questions")
+            return Verdict(
+                False, seq - began_at[0], seq, head, wrong, f"the spans of event {wrong} hide it from questions"
+            )
     except sqlite3.DatabaseError as error:
-        return _bad(seq, head, f"the file cannot be read behind event {seq}: {error}")
+        return _bad(seq - began_at[0], seq, head, f"the file cannot be read behind event {seq}: {error}")
     finally:
         connection.text_factory = factory
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-    return Verdict(True, seq, seq, head, None, None)
+    return Verdict(True, seq - began_at[0], seq, head, None, None)
 
 
 class StoredNames(dict[int | None, str | None]):
@@ -152,10 +161,16 @@ class Spans:
 
 
 # The text as bytes: a flipped byte may be no UTF-8 any more, and it is hashed as it stands anyway.
-_READ: Final = f"SELECT {COLUMNS.replace('data', 'CAST(data AS BLOB)')} FROM event ORDER BY seq"  # noqa: S608 - constants
+READ: Final = f"SELECT {COLUMNS.replace('data', 'CAST(data AS BLOB)')} FROM event"  # noqa: S608 - constants
+"""Reads rows for `sealed_of_row`; conditions and an order may follow."""
 
 
-def _seal_of_row(previous: bytes, row: tuple[Any, ...], names: Mapping[int | None, str | None]) -> bytes:
+def sealed_of_row(row: tuple[Any, ...], names: Mapping[int | None, str | None]) -> Sealed:
+    """What the hash of a row that `READ` gave covers; the hash itself is the row's last column.
+
+    Raises:
+        KeyError, IndexError, TypeError, AttributeError, ValueError: it is no row that was ever written.
+    """
     seq, time_us, boot, kind, v, severity, code, key, session_id, model_id, incident_id, cause, data, _ = row
     request, model = None if key is None else request_of(key), names[model_id]
     session, incident = names[session_id], names[incident_id]
@@ -165,9 +180,9 @@ def _seal_of_row(previous: bytes, row: tuple[Any, ...], names: Mapping[int | Non
         stream = f"request:{request}"
     else:
         stream = own_stream_of(code, (request, session, model, incident))
-    event = (seq, time_us, names[boot], names[kind], v, severity, stream, request, session, model, incident, cause)
-    return hashlib.sha256(previous + canonical((*event, msgspec.Raw(data)))).digest()
+    own = (stream, request, session, model, incident)
+    return (seq, time_us, names[boot], names[kind], v, severity, *own, cause, msgspec.Raw(data))
 
 
-def _bad(seq: int, head: bytes, reason: str) -> Verdict:
-    return Verdict(False, seq, seq, head, seq + 1, reason)
+def _bad(events: int, seq: int, head: bytes, reason: str) -> Verdict:
+    return Verdict(False, events, seq, head, seq + 1, reason)

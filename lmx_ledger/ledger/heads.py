@@ -95,6 +95,12 @@ class Signer:
         self._signed_seq, self._signed_ns = seq, mono_ns()
 
 
+def seqs(ledger: Path) -> set[int]:
+    """Which events were signed."""
+    path = heads_path(ledger)
+    return {head.seq for head in _read(path)} if path.exists() else set()
+
+
 def check(ledger: Path, hash_at: Callable[[int], bytes | None]) -> HeadsVerdict:
     """Whether every signed head is an event of the ledger; `hash_at` gives an event's hash, None if there is none.
 

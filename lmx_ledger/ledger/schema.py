@@ -11,7 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The newest migration; a test holds that it is Alembic's head."""
 OLDEST: Final = "0002"
 """The first migration. What stood before it was never released, and its events are sealed in another form."""
@@ -93,6 +93,21 @@ asked the event table itself would cost a tenth of an append."""
 
 OFTEN: Final = ("request.received", "request.admitted", "request.first_token", "request.finished")
 """Types that every request has. They are the first names, 1 to 4, and not worth an index: all others have one."""
+
+segment: Final = Table(
+    "segment",
+    metadata,
+    Column("first_seq", Integer, primary_key=True),
+    Column("last_seq", Integer, nullable=False),
+    Column("first_us", Integer, nullable=False),
+    Column("last_us", Integer, nullable=False),
+    Column("last_hash", LargeBinary, nullable=False),
+    Column("file", Text, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    sqlite_strict=True,
+)
+"""What was sealed into files, see `segment.py`. Only events that a row covers can be deleted."""
 
 Index("event_type", event.c.type, sqlite_where=event.c.type > len(OFTEN))
 for _column in (event.c.request, event.c.session, event.c.incident, event.c.cause):
