@@ -14,9 +14,9 @@ from rich.text import Text
 from lmx_ledger import __version__
 from lmx_ledger.bench import ledger as ledger_bench
 from lmx_ledger.bench.measure import Figure
-from lmx_ledger.cli.connection import Failure, home_folder
+from lmx_ledger.cli.connection import Connection, Failure, home_folder
 from lmx_ledger.cli.display import note, print_json, terminal
-from lmx_ledger.cli.options import AsJson, Home
+from lmx_ledger.cli.options import ApiKey, AsJson, Home, Url
 from lmx_ledger.core.clock import rfc3339, utc_us
 
 EXAMPLE: Final = "Example: lmx bench ledger --events 1000000"
@@ -41,12 +41,15 @@ def ledger(
     ] = None,
     home: Home = None,
     as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
 ) -> None:
     """What an event costs, how soon it is durable, how fast it is found again.
 
     Works in a folder of its own under the home, on the same disk as the ledger, and removes it; the ledger itself is
     not touched.
     """
+    Connection(url, api_key).must_be_local("what is measured is the machine")
     folder = home_folder(home)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

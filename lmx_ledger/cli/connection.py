@@ -80,6 +80,15 @@ class Connection:
         except ValueError:
             return False
 
+    def must_be_local(self, why: str) -> None:
+        """For commands that need files of the machine that the URL names.
+
+        Raises:
+            Failure: it is another one; the message begins with `why`.
+        """
+        if not self.is_local:
+            raise Failure(f"{why} on {self.host}; run this there")
+
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         """The JSON of a GET that succeeded.
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lmx_ledger import __version__
-from lmx_ledger.cli import bench, chat, doctor, events, models, serve
+from lmx_ledger.cli import bench, chat, doctor, events, ledger, models, serve
 from lmx_ledger.cli.connection import Failure
 from lmx_ledger.core.errors import StartupError
 
@@ -19,7 +19,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "pretty_exceptions_enable": False,
     "rich_markup_mode": "rich",
 }
-_ORDER: Final = ("serve", "chat", "events", "models", "doctor")
+_ORDER: Final = ("serve", "chat", "events", "ledger", "models", "doctor", "bench")
 
 
 class Commands(TyperGroup):
@@ -146,5 +146,6 @@ lmx.add_typer(models.group, name="models")
 lmx.command("chat", epilog=chat.EXAMPLE)(chat.chat)
 lmx.command("events", epilog=events.EXAMPLE)(events.events)
 lmx.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
+lmx.add_typer(ledger.group, name="ledger")
 lmx.add_typer(bench.group, name="bench")
 opta.add_typer(serve.group, name="serve")

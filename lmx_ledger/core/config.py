@@ -5,9 +5,9 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lmx_ledger.core.errors import StartupError
 from lmx_ledger.core.units import parse_bytes, parse_duration
@@ -85,12 +85,47 @@ class StorageSection(_Section):
     home: str = Field("~/.lmx", description="Folder of the ledger, the models and the run files (or LMX_HOME).")
 
 
+class Retention(NamedTuple):
+    """What stays in the ledger's database; what is older, or more, is sealed into files. None: no bound."""
+
+    age_s: float | None
+    size_bytes: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """An age, a size, or both with a comma between; `forever` for neither.
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        age_s: float | None = None
+        size_bytes: int | None = None
+        parts = [] if text.strip() == "forever" else [part.strip() for part in text.split(",")]
+        for part in parts:
+            if part[-1:] in {"d", "h", "m", "s"} and age_s is None:
+                age_s = parse_duration(part)
+            elif part[-1:] in {"b", "B"} and size_bytes is None:
+                size_bytes = parse_bytes(part)
+            else:
+                raise ValueError(f'{text!r} is no retention; write it like 90d, 4GB, "90d, 4GB" or forever')
+        return cls(age_s, size_bytes)
+
+
+def _retention(text: str) -> str:
+    Retention.parse(text)
+    return text
+
+
 class LedgerSection(_Section):
     """The event ledger."""
 
     synchronous: Literal["NORMAL", "FULL"] = Field(
         "NORMAL",
         description="NORMAL survives a crash of the daemon; FULL also a loss of power, at an fsync per commit.",
+    )
+    retention: Annotated[str, AfterValidator(_retention)] = Field(
+        "90d, 4GB",
+        description="What stays in the database: an age, a size, both, or `forever`. The rest is sealed into files.",
     )
 
 

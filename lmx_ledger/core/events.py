@@ -432,3 +432,14 @@ class LedgerDropped(EventData, frozen=True, kw_only=True):
     late: int
     lost: int
     reason: str
+
+
+@_event("ledger.sealed")
+class LedgerSealed(EventData, frozen=True, kw_only=True):
+    """Events `first_seq` to `last_seq` are in a file of their own now, and no longer in the database."""
+
+    first_seq: int
+    last_seq: int
+    file: str
+    bytes: int
+    sha256: str

@@ -39,6 +39,7 @@ TEMPLATES: Final[dict[str, str]] = {
     "request.cancelled": "{request} cancelled in {phase} ({reason}) after {completion_tokens} tokens.",
     "request.failed": "{request} failed, {status} {code}: {message}",
     "operator.commanded": "Operator: {command} {arguments} via {via}.",
+    "ledger.sealed": "Ledger: events {first_seq} to {last_seq} sealed into {file} ({bytes:bytes}).",
     "ledger.dropped": "Ledger: {late} events late, {lost} lost ({reason}).",
 }
 """What each type of event says. A field is looked up in `data`, then in the event itself; what is None reads `-`."""

@@ -30,9 +30,14 @@ def run(app: typer.Typer, *arguments: str) -> Any:
 
 def test_what_exists_is_what_this_version_can_do() -> None:
     assert sorted(LMX) == [
+        ("bench", "ledger"),
         ("chat",),
         ("doctor",),
         ("events",),
+        ("ledger", "archive"),
+        ("ledger", "export"),
+        ("ledger", "stats"),
+        ("ledger", "verify"),
         ("models", "list"),
         ("models", "pull"),
         ("models", "rm"),
