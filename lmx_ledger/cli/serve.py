@@ -1,19 +1,20 @@
 """`lmx serve`: start, stop, status and logs of the daemon."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.text import Text
 
 from lmx_ledger.cli import start, stop
-from lmx_ledger.cli.connection import Connection
-from lmx_ledger.cli.display import SEVERITY_STYLE, note, on_terminal, print_json, state_text, terminal
+from lmx_ledger.cli.connection import Connection, Failure
+from lmx_ledger.cli.display import SEVERITY_STYLE, harmless, note, on_terminal, print_json, state_text, terminal
 from lmx_ledger.cli.events import Follow, Since, default_count, moment, severity_of
 from lmx_ledger.cli.models import show_models
 from lmx_ledger.cli.options import ApiKey, AsJson, AsJsonLines, Home, Port, Url, url_of
-from lmx_ledger.cli.source import follow, newest, open_source
-from lmx_ledger.core.clock import rfc3339
+from lmx_ledger.cli.source import follow, ledger_file, newest, note_file, open_source
+from lmx_ledger.core.clock import rfc3339, utc_us
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.units import show_bytes, show_duration
 from lmx_ledger.ledger.filter import EventFilter
@@ -30,33 +31,90 @@ group.command("stop", epilog=stop.EXAMPLE)(stop.stop)
 
 
 @group.command("status", epilog="Example: lmx serve status --json")
-def status(port: Port = None, as_json: AsJson = False, url: Url = None, api_key: ApiKey = None) -> None:
-    """Health and saturation, now."""
+def status(
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="WHEN", help="As it was then, from the ledger: 10m, or 2026-01-31T09:30:00Z."),
+    ] = None,
+    home: Home = None,
+    port: Port = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Health and saturation, now or as they were at a moment."""
     connection = Connection(url_of(url, port), api_key)
-    found = connection.get("/lmx/status")
+    if (at_us := moment(at, "--at")) is None:
+        found = connection.get("/lmx/status")
+        facts = [] if as_json else _facts(found, connection.url, connection.readiness())
+    else:
+        asked = {"at": at} if port is None else {"at": at, "port": port}
+        there = connection.answers()
+        found = connection.get("/lmx/status", asked) if there else _from_file(connection, home, at_us, port)
+        facts = [] if as_json else _facts_then(found)
     if as_json:
         print_json(found)
         return
-    facts = _facts(found, connection.url, connection.readiness())
     if not on_terminal():
         for name, value in facts:
             typer.echo(f"{name:<10}{value.plain}")
         for model in found["models"]:
-            typer.echo(f"{'model':<10}{model['id']} {model['state']}, {model['in_flight']} in flight")
-        return
-    console = terminal()
-    for name, value in facts:
-        console.print(Text(f"{name:<10}", style="dim", end="").append_text(value))
-    console.print()
-    show_models(found["models"])
+            typer.echo(f"{'model':<10}{harmless(model['id'])} {model['state']}, {model['in_flight']} in flight")
+    else:
+        console = terminal()
+        for name, value in facts:
+            console.print(Text.assemble((f"{name:<10}", "dim"), value))
+        console.print()
+        show_models(found["models"])
+    for other in found.get("others", ()):
+        note(f"another daemon was {other['state']} then, on port {other['port']}; for it: --port {other['port']}")
+
+
+def _from_file(connection: Connection, home: Path | None, at_us: int, port: int | None) -> dict[str, Any]:
+    """The status at that moment, from the ledger file and what is folded beside it.
+
+    Raises:
+        NoDaemon: there is no ledger either.
+        Failure: it tells nothing of that moment.
+    """
+    from lmx_ledger.ledger.projection import FILE  # noqa: PLC0415 - with the ledger's room comes SQLAlchemy
+    from lmx_ledger.ledger.query import Reader  # noqa: PLC0415
+    from lmx_ledger.serving.status import NothingThen, public, status_at  # noqa: PLC0415
+
+    file = ledger_file(connection, home)
+    reader = Reader.open(file)
+    note_file(connection, file)
+    try:
+        return public(status_at(reader, file.with_name(FILE), at_us, utc_us()), port)
+    except NothingThen as nothing:
+        raise Failure(str(nothing)) from None
+    finally:
+        reader.close()
+
+
+def _facts_then(found: dict[str, Any]) -> list[tuple[str, Text]]:
+    """What events tell of it; the rest is left out, not guessed."""
+    event, ttft, prefill = found["event"], found["ttft_p95_ms"], found["prefill_tps"]
+    lived = "up" if found["ended"] is None else "was up"
+    state = Text.assemble(state_text(found["state"]), "" if found["ended"] is None else f" {found['ended']}")
+    return [
+        ("as of", Text(f"{found['as_of']}, event {event['seq']:,} ({event['time']})")),
+        ("port", Text(str(found["port"]))),
+        ("version", Text(f"{harmless(found['version'])}, {lived} {show_duration(found['uptime_s'])}")),
+        ("boot", Text(harmless(found["boot"]))),
+        ("state", state),
+        ("requests", Text(f"{found['in_flight']} in flight, {found['queued']} queued")),
+        ("prefill", Text("-" if prefill is None else f"{prefill:,.1f} tokens/s")),
+        ("TTFT p95", Text("-" if ttft is None else show_duration(ttft / 1000))),
+        ("memory", Text(f"{show_bytes(found['memory']['weights_bytes'])} of weights resident")),
+    ]
 
 
 def _facts(found: dict[str, Any], url: str, ready: dict[str, Any]) -> list[tuple[str, Text]]:
     memory, ledger, ttft = found["memory"], found["ledger"], found["ttft_p95_ms"]
-    state = state_text(found["state"])
-    if ready["status"] not in {"ok", found["state"]}:
-        state.append(f" ({ready['status']}: {ready['reason']})")
-    state.append(f", stage {found['stage']}" + (", safe mode" if found["safe_mode"] else ""), style="not green default")
+    unready = "" if ready["status"] in {"ok", found["state"]} else f" ({ready['status']}: {ready['reason']})"
+    stage = f", stage {found['stage']}" + (", safe mode" if found["safe_mode"] else "")
+    state = Text.assemble(state_text(found["state"]), unready, stage)
     return [
         ("url", Text(url)),
         ("version", Text(f"{found['version']}, up {show_duration(found['uptime_s'])}")),

@@ -95,6 +95,18 @@ def open_source(connection: Connection, home: Path | None) -> Source:
     """
     if connection.answers():
         return HttpSource(connection)
+    file = ledger_file(connection, home)
+    source = FileSource(file)
+    note_file(connection, file)
+    return source
+
+
+def ledger_file(connection: Connection, home: Path | None) -> Path:
+    """The ledger to read where no daemon answers.
+
+    Raises:
+        NoDaemon: there is none either.
+    """
     if not connection.is_local:
         raise NoDaemon(f"no daemon at {connection.url}; check --url")
     file = home_folder(home) / "ledger.db"
@@ -102,9 +114,12 @@ def open_source(connection: Connection, home: Path | None) -> Source:
         raise NoDaemon(
             f"no daemon at {connection.url} and no ledger at {file}; start one with lmx serve start, or name its --home"
         )
-    source = FileSource(file)
+    return file
+
+
+def note_file(connection: Connection, file: Path) -> None:
+    """Say that the file is read, once it could be opened."""
     note(f"no daemon at {connection.url}; reading {file}")
-    return source
 
 
 def collect(source: Source, wanted: EventFilter, count: int | None) -> tuple[list[Recorded], bool]:

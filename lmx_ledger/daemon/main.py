@@ -20,19 +20,25 @@ from lmx_ledger.core.settings import Settings
 from lmx_ledger.daemon import runfile
 from lmx_ledger.daemon.banner import banner
 from lmx_ledger.daemon.on_request import OnRequest
+from lmx_ledger.daemon.projector import Projector
 from lmx_ledger.daemon.reread import Rereader
 from lmx_ledger.daemon.socket import listen
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
 from lmx_ledger.daemon.terminal import Terminal, say, warn
+from lmx_ledger.ledger.fold import Folded, PerBoot
+from lmx_ledger.ledger.projection import FILE, Projection, Projections
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.memory.limit import limit_bytes
+from lmx_ledger.memory.residency import ResidencyFold
 from lmx_ledger.server.app import create_app
 from lmx_ledger.server.connections import serve_http
 from lmx_ledger.server.context import Context
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.queue import AdmissionQueue
 from lmx_ledger.serving.service import Serving
+from lmx_ledger.serving.status import status_projection
+from lmx_ledger.slo.rollup import RollupProjection
 from lmx_ledger.store import embedded
 
 
@@ -48,6 +54,11 @@ def run(config: Config, *, source: Path | None, reread: Callable[[], Config], an
     sock = listen(config.server.host, config.server.port)
     with sock:
         return asyncio.run(Daemon(config, source, reread, announce=announce).serve(sock))
+
+
+def projections() -> list[Projection]:
+    """All that is folded; a room that has a new one is named here."""
+    return [Folded(PerBoot(ResidencyFold())), Folded(status_projection()), RollupProjection()]
 
 
 def prepare_home(home: Path) -> None:
@@ -115,6 +126,8 @@ class Daemon:
         path = self.config.home / "ledger.db"
         ledger = Ledger.open(path, boot=self._boot, synchronous=self.config.ledger.synchronous, notice=warn)
         reader = Reader.open(path)
+        projector = Projector(Projections(path.with_name(FILE), projections(), reader), warn)
+        projector.start()
         try:
             started = await self._open_history(ledger, reader)
             rules = await ledger.commit(
@@ -126,7 +139,9 @@ class Daemon:
             self.settings.put_in_force(self.config, rules)
             code = await self._serve(sock, ledger, reader)
         finally:
+            projector.ask_to_stop()
             whole = await asyncio.to_thread(ledger.close)
+            await asyncio.to_thread(projector.join)
             reader.close()
             if not whole:
                 warn(

@@ -15,9 +15,11 @@ from lmx_ledger.core.events import Severity
 from lmx_ledger.core.reading import read_moment
 from lmx_ledger.ledger.causes import causes_of, effects_of, event_at
 from lmx_ledger.ledger.filter import EventFilter
+from lmx_ledger.ledger.projection import FILE
 from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.server.context import Context
 from lmx_ledger.server.event_stream import event_stream
+from lmx_ledger.serving.status import NothingThen, public, status_at
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -36,6 +38,8 @@ def blueprint(context: Context) -> Blueprint:
 
     @face.get("/lmx/status")
     async def status() -> Response:
+        if "at" in request.args:
+            return _json(await _asked(_status_at, context, request.args))
         return _json(_status(context))
 
     @face.get("/lmx/models")
@@ -114,6 +118,16 @@ def _status(context: Context) -> dict[str, Any]:
             "error": context.ledger.error,
         },
     }
+
+
+def _status_at(context: Context, arguments: MultiDict[str, str]) -> dict[str, Any]:
+    now_us = utc_us()
+    port = _number("port", arguments["port"]) if "port" in arguments else None
+    snapshots = context.config.home / FILE
+    try:
+        return public(status_at(context.reader, snapshots, _moment("at", arguments["at"]), now_us), port)
+    except NothingThen as nothing:
+        raise InvalidRequest(str(nothing), param="at") from None
 
 
 def read_filter(arguments: MultiDict[str, str]) -> EventFilter:

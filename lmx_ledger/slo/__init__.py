@@ -1,0 +1,1 @@
+"""Service levels: what requests add up to, minute by minute."""

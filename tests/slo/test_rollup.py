@@ -1,0 +1,157 @@
+"""Any window is the sum of its minutes, and what is asked of it is near what its values say."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lmx_ledger.core import events as ev
+from lmx_ledger.ledger.append import draft
+from lmx_ledger.ledger.file import LedgerFile
+from lmx_ledger.ledger.projection import Projections
+from lmx_ledger.ledger.query import Reader
+from lmx_ledger.ledger.store import migrate
+from lmx_ledger.ledger.ticket import Place
+from lmx_ledger.slo import histogram
+from lmx_ledger.slo.rollup import EMPTY, MINUTE_US, NO_MODEL, Rollup, RollupProjection, added, merged, rollups
+
+BEGIN_US = 1_000_000 * MINUTE_US
+VALUES = st.lists(st.floats(0.001, 1e7), min_size=1, max_size=60)
+
+
+def finished(ttft_ms: float | None, cached: int = 0) -> ev.RequestFinished:
+    return ev.RequestFinished(
+        status=200,
+        finish_reason="stop",
+        prompt_tokens=100,
+        cached_tokens=cached,
+        completion_tokens=5,
+        queue_ms=0.0,
+        ttft_ms=ttft_ms,
+        itl_p95_ms=None,
+        wall_ms=30.0,
+    )
+
+
+def rollup_of(values: list[float]) -> Rollup:
+    total = EMPTY
+    for value in values:
+        total = added(total, value)
+    return total
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Path]:
+    """Folded from three minutes of two models."""
+    path = tmp_path / "ledger.db"
+    migrate(path)
+    ledger = LedgerFile(path, "NORMAL", "boot")
+    moments: list[tuple[float, ev.EventData, str | None]] = [
+        (0.0, ev.ModelLoaded(weights_bytes=1, context=1, vocab=1, architecture="a", ms=1234.5), "m0"),
+        (0.5, finished(100.0, cached=50), "m0"),
+        (0.9, finished(200.0), "m0"),
+        (1.0, finished(400.0), "m1"),
+        (1.2, finished(None), "m1"),
+        (1.3, ev.RequestRejected(status=429, code="queue_full", message="", route=""), None),
+        (1.4, ev.RequestFailed(status=500, code="engine_failed", message="", prompt_tokens=1, completion_tokens=0,
+                               wall_ms=9.0), "m0"),
+        (2.9, finished(800.0), "m0"),
+        (2.9, ev.RequestCancelled(phase="decode", reason="client_gone", prompt_tokens=1, completion_tokens=1,
+                                  wall_ms=5.0), "m1"),
+    ]  # fmt: skip
+    ledger.append(
+        [
+            draft(Place(), ev.Event(data=data, stream="s", model=model), BEGIN_US + int(minute * MINUTE_US))
+            for minute, data, model in moments
+        ]
+    )
+    ledger.close()
+    reader = Reader.open(path)
+    folding = Projections(tmp_path / "projections.db", [RollupProjection()], reader)
+    folding.advance()
+    folding.close()
+    reader.close()
+    yield folding.path
+
+
+def minutes(file: Path, since: float, until: float, sli: str, model: str | None = None) -> Rollup:
+    return rollups(file, BEGIN_US + int(since * MINUTE_US), BEGIN_US + int(until * MINUTE_US), model, sli)
+
+
+def test_a_window_is_the_sum_of_the_minutes_that_it_overlaps(file: Path) -> None:
+    whole = minutes(file, 0, 3, "ttft_ms")
+    assert (whole.count, whole.sum, whole.least, whole.most, whole.mean) == (4, 1500.0, 100.0, 800.0, 375.0)
+    assert minutes(file, 0, 1, "ttft_ms").count == 2
+    assert minutes(file, 0.5, 1.001, "ttft_ms").count == 3
+    assert minutes(file, 1, 2, "ttft_ms").count == 1
+    assert minutes(file, 3, 9, "ttft_ms") == EMPTY
+    assert minutes(file, 0, 3, "ttft_ms", "m0").sum == 1100.0
+    assert minutes(file, 0, 3, "ttft_ms", "nobody") == EMPTY
+
+
+def test_what_has_no_value_does_not_count_and_zero_does(file: Path) -> None:
+    assert minutes(file, 0, 3, "outcome.ok").count == 5
+    assert minutes(file, 0, 3, "ttft_ms").count == 4
+    assert minutes(file, 0, 3, "itl_p95_ms") == EMPTY
+    queue = minutes(file, 0, 3, "queue_ms")
+    assert (queue.count, queue.sum, queue.quantile(0.95)) == (5, 0.0, 0.0)
+    assert minutes(file, 0, 3, "cached_tokens").sum == 50
+
+
+def test_every_end_of_a_request_is_counted_by_its_kind(file: Path) -> None:
+    assert minutes(file, 0, 3, "outcome.failed.engine_failed", "m0").count == 1
+    assert minutes(file, 0, 3, "outcome.rejected.queue_full", NO_MODEL).count == 1
+    assert minutes(file, 0, 3, "outcome.cancelled.client_gone", "m1").count == 1
+    assert minutes(file, 0, 3, "outcome.failed.*").count == 1
+    assert minutes(file, 0, 3, "outcome.*").count == 8
+    assert minutes(file, 0, 3, "outcome.").count == 0
+    assert minutes(file, 0, 3, "cold_start_ms").sum == 1234.5
+
+
+def test_before_anything_is_folded_there_is_an_error_and_no_zero(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        rollups(tmp_path / "projections.db", 0, 1, None, "ttft_ms")
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=60), st.integers(0, 60))
+def test_merging_parts_gives_the_whole(values: list[int], cut: int) -> None:
+    numbers = [float(value) for value in values]
+    assert merged(rollup_of(numbers[:cut]), rollup_of(numbers[cut:])) == rollup_of(numbers)
+
+
+@given(VALUES, st.floats(0, 1))
+def test_a_quantile_is_within_a_bucket_of_the_true_one(values: list[float], share: float) -> None:
+    found = rollup_of(values).quantile(share)
+    assert found is not None
+    ordered = sorted(values)
+    near = {ordered[min(max(round(share * len(values)) + step, 0), len(values) - 1)] for step in (-1, 0)}
+    assert min(near) / 1.05 <= found <= max(near) * 1.05
+
+
+@given(VALUES, st.floats(0.001, 1e7))
+def test_the_share_up_to_a_threshold_is_off_by_its_own_bucket_at_most(values: list[float], threshold: float) -> None:
+    found = rollup_of(values).share_up_to(threshold)
+    assert found is not None
+    low = sum(value <= threshold / 1.05 for value in values) / len(values)
+    high = sum(value <= threshold * 1.05 for value in values) / len(values)
+    assert low - 1e-9 <= found <= high + 1e-9
+
+
+@given(st.sampled_from(histogram.BOUNDS), VALUES)
+def test_at_a_bound_the_share_is_exact(bound: float, values: list[float]) -> None:
+    assume(min(values) <= bound)
+    exact = sum(value <= bound for value in values) / len(values)
+    assert rollup_of(values).share_up_to(bound) == pytest.approx(exact)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 1e12])
+def test_values_beyond_every_bucket_still_count(value: float) -> None:
+    one = rollup_of([value])
+    assert (one.count, one.quantile(0.5), one.share_up_to(value)) == (1, value, 1.0)
+
+
+def test_of_nothing_there_is_no_mean_no_quantile_and_no_share() -> None:
+    assert (EMPTY.mean, EMPTY.quantile(0.5), EMPTY.share_up_to(1.0)) == (None, None, None)
