@@ -15,6 +15,8 @@ from lmx_ledger.ledger.query import Reader
 from tests.ledger.parts import verdict_of
 
 ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("LMX_KILLS", "10"))
+"""How often a writer is killed; `make chaos` asks for more."""
 
 APPEND = """
 import sys
@@ -65,19 +67,47 @@ def test_two_processes_make_the_file_at_once_and_append_to_one_valid_chain(path:
     reader.close()
 
 
-@pytest.mark.parametrize("round_", range(3))
+def acknowledged(lines: list[str]) -> set[tuple[int, str, int]]:
+    return {(int(seq), f"req_{client}", int(i)) for seq, client, i in (line.split() for line in lines)}
+
+
+def killed_while_it_writes(process: subprocess.Popen[str], after: int) -> list[str]:
+    """Every line that it said, from one that was killed after so many of them."""
+    assert process.stdout is not None
+    heard = [process.stdout.readline() for _ in range(after)]
+    process.send_signal(signal.SIGKILL)
+    heard += [line for line in process.stdout.readlines() if line.endswith("\n")]
+    return heard
+
+
+@pytest.mark.parametrize("round_", range(KILLS))
 def test_what_was_acknowledged_survives_kill_9(path: Path, round_: int) -> None:
     with child(ACKNOWLEDGE, str(path), "boot-a") as process:
-        assert process.stdout is not None
-        heard = [process.stdout.readline() for _ in range(40 * (round_ + 1))]
-        process.send_signal(signal.SIGKILL)
-        heard += [line for line in process.stdout.readlines() if line.endswith("\n")]
+        heard = killed_while_it_writes(process, 5 + 37 * round_ % 300)
     reader = Reader.open(path)
     there = {(e.seq, e.request, e.data["position"]) for e in reader.events(EventFilter(limit=1_000_000))}
     reader.close()
-    acknowledged = {(int(s), f"req_{n}", int(i)) for s, n, i in (line.split() for line in heard)}
-    assert acknowledged <= there
+    assert acknowledged(heard) <= there
     assert verdict_of(path).ok
+
+
+def test_of_two_daemons_under_load_one_is_killed_and_both_histories_are_whole(path: Path) -> None:
+    with child(ACKNOWLEDGE, str(path), "boot-a") as blue, child(ACKNOWLEDGE, str(path), "boot-b") as green:
+        assert green.stdout is not None
+        said = {"boot-b": [green.stdout.readline() for _ in range(100)]}
+        said["boot-a"] = killed_while_it_writes(blue, 100)
+        # The other one goes on, whoever held the lock.
+        said["boot-b"] += [green.stdout.readline() for _ in range(500)]
+        said["boot-b"] += killed_while_it_writes(green, 1)
+    assert verdict_of(path).ok
+    reader = Reader.open(path)
+    for boot, lines in said.items():
+        found = reader.events(EventFilter(boot=boot, limit=1_000_000))
+        assert acknowledged(lines) <= {(e.seq, e.request, e.data["position"]) for e in found}
+        for client in range(4):
+            positions = [e.data["position"] for e in found if e.request == f"req_{client}"]
+            assert positions == list(range(len(positions)))
+    reader.close()
 
 
 def test_a_reader_sees_whole_groups_while_a_process_writes(path: Path) -> None:
