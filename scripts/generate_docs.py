@@ -4,12 +4,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from lmx_ledger.core.config import Config, ModelSection
 from lmx_ledger.core.events import CATALOGUE
+from lmx_ledger.core.examples import example_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,13 +85,13 @@ def event_catalogue() -> str:
                 "",
                 f"## {room}",
                 "",
-                "| type | severity | durable | what it says | data |",
+                "| type | severity | durable | what it says | data, by an example |",
                 "|---|---|---|---|---|",
             ]
         doc = " ".join(kind.doc.split()).replace("|", "\\|")
-        fields = ", ".join(f"`{name}`" for name in kind.data.__struct_fields__)
+        example = msgspec.json.encode(example_of(kind.name)).decode().replace("|", "\\|")
         durable = "yes" if kind.durable else ""
-        lines.append(f"| `{kind.name}` | {kind.severity.label} | {durable} | {doc} | {fields} |")
+        lines.append(f"| `{kind.name}` | {kind.severity.label} | {durable} | {doc} | `{example}` |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,116 @@
+"""One event of each type, as a daemon writes it: for the catalogue in docs/, and for tests that need any event."""
+
+from typing import Final
+
+from lmx_ledger.core import events as ev
+from lmx_ledger.core.events import CATALOGUE, EventData
+
+_SHA256: Final = "3f1a0c5b9d2e4f687a8b9c0d1e2f30415263748596a7b8c9d0e1f2a3b4c5d6e7"
+
+EXAMPLES: Final[tuple[EventData, ...]] = (
+    ev.DaemonStarted(
+        version="0.1.0", pid=4711, host="127.0.0.1", port=3456, platform="macOS-15.2-arm64", python="3.12.8"
+    ),
+    ev.DaemonCrashDetected(
+        boot="01KD3Y8Z6Q0W1E2R3T4Y5U6I7P",
+        pid=4312,
+        last_seq=20_817,
+        last_time="2026-03-14T09:26:53.589793Z",
+        last_acts=["20816 request.admitted request:req_01KD3Y9A5S6D7F8G9H0J1K2L3M", "20817 engine.exited model:m0"],
+    ),
+    ev.DaemonReady(url="http://127.0.0.1:3456", models=["qwen3-8b"], startup_ms=2140.5),
+    ev.DaemonDraining(reason="SIGTERM", in_flight=3, timeout_s=30.0),
+    ev.DaemonDrained(cancelled=0, ms=1830.2),
+    ev.DaemonStopped(reason="SIGTERM", uptime_s=86_402.7),
+    ev.ConfigLoaded(source="/Users/ada/.lmx/config.toml", changed={"memory": {"limit": 24_000_000_000}}),
+    ev.ConfigChanged(
+        source="/Users/ada/.lmx/config.toml", changed={"queue": {"max_waiting": 64}}, needs_restart=["server.port"]
+    ),
+    ev.EngineStarted(pid=4712, mlx="0.32.4", mlx_lm="0.32.2", device="Device(gpu, 0)", blas="accelerate", ms=812.4),
+    ev.EngineExited(
+        pid=4712,
+        code=None,
+        signal="SIGKILL",
+        stderr_tail="",
+        last_acts=["step 1204, streams: 3"],
+        expected=False,
+        in_flight=["req_01KD3Y9A5S6D7F8G9H0J1K2L3M"],
+    ),
+    ev.EngineRestarted(pid=4790, attempt=1, ms=1420.9),
+    ev.ModelLoadStarted(
+        path="/Users/ada/.lmx/models/mlx-community/qwen3-8b", weights_bytes=4_610_000_000, reason="start"
+    ),
+    ev.ModelLoaded(weights_bytes=4_610_000_000, context=131_072, vocab=151_936, architecture="qwen3", ms=3120.0),
+    ev.ModelLoadFailed(
+        path="/Users/ada/.lmx/models/mlx-community/qwen3-8b", error="model-00002-of-00002.safetensors is missing"
+    ),
+    ev.ModelUnloaded(reason="stop"),
+    ev.RequestReceived(
+        route="/v1/chat/completions",
+        stream=True,
+        messages=7,
+        tools=2,
+        chars=18_402,
+        prompt_sha256=_SHA256,
+        client="opencode/1.4",
+        client_request_id=None,
+        sampling={"temperature": 0.2, "top_p": None},
+    ),
+    ev.RequestQueued(position=2, running=8),
+    ev.RequestAdmitted(
+        prompt_tokens=4_812, max_tokens=2_048, choices=1, queue_ms=3.1, sampling={"temperature": 0.2, "top_p": 0.95}
+    ),
+    ev.RequestRejected(
+        status=429,
+        code="queue_full",
+        message="64 requests wait already; try again in 5 s",
+        route="/v1/chat/completions",
+        retry_after_s=5,
+    ),
+    ev.RequestDegraded(reason="context_ceiling", asked=8_192, given=4_096),
+    ev.RequestFirstToken(ttft_ms=412.7, prefill_ms=398.2),
+    ev.RequestFinished(
+        status=200,
+        finish_reason="stop",
+        prompt_tokens=4_812,
+        cached_tokens=4_608,
+        completion_tokens=311,
+        queue_ms=3.1,
+        ttft_ms=412.7,
+        itl_p95_ms=21.4,
+        wall_ms=6_904.3,
+    ),
+    ev.RequestCancelled(
+        phase="decode", reason="the client went away", prompt_tokens=4_812, completion_tokens=57, wall_ms=1_610.8
+    ),
+    ev.RequestFailed(
+        status=500,
+        code="engine_failed",
+        message="the worker of qwen3-8b ended (SIGKILL) while it answered",
+        prompt_tokens=4_812,
+        completion_tokens=57,
+        wall_ms=1_702.0,
+    ),
+    ev.OperatorCommanded(command="stop", arguments={"timeout_s": 30.0}, via="SIGTERM"),
+    ev.LedgerDropped(late=3, lost=0, reason="the disk was slower than the caller would wait"),
+    ev.LedgerSealed(
+        first_seq=1,
+        last_seq=102_399,
+        file="000000000001-000000102399.ndjson.gz",
+        bytes=8_764_211,
+        sha256=_SHA256,
+    ),
+)
+
+
+def example_of(name: str) -> EventData:
+    """The example of a type.
+
+    Raises:
+        KeyError: there is no such type, or nobody gave an example of it.
+    """
+    kind = CATALOGUE[name]
+    for example in EXAMPLES:
+        if type(example) is kind.data:
+            return example
+    raise KeyError(name)
