@@ -67,7 +67,10 @@ def status(
         console.print()
         show_models(found["models"])
     for other in found.get("others", ()):
-        note(f"another daemon was {other['state']} then, on port {other['port']}; for it: --port {other['port']}")
+        where = (
+            f"on port {other['port']}; for it: --port {other['port']}" if other["port"] else "of which little is known"
+        )
+        note(f"another daemon was {other['state']} then, {where}")
 
 
 def _from_file(connection: Connection, home: Path | None, at_us: int, port: int | None) -> dict[str, Any]:
@@ -77,7 +80,8 @@ def _from_file(connection: Connection, home: Path | None, at_us: int, port: int 
         NoDaemon: there is no ledger either.
         Failure: it tells nothing of that moment.
     """
-    from lmx_ledger.ledger.projection import FILE  # noqa: PLC0415 - with the ledger's room comes SQLAlchemy
+    from lmx_ledger.ledger.history import History  # noqa: PLC0415 - with the ledger's room comes SQLAlchemy
+    from lmx_ledger.ledger.projection import FILE  # noqa: PLC0415
     from lmx_ledger.ledger.query import Reader  # noqa: PLC0415
     from lmx_ledger.serving.status import NothingThen, public, status_at  # noqa: PLC0415
 
@@ -85,7 +89,7 @@ def _from_file(connection: Connection, home: Path | None, at_us: int, port: int 
     reader = Reader.open(file)
     note_file(connection, file)
     try:
-        return public(status_at(reader, file.with_name(FILE), at_us, utc_us()), port)
+        return public(status_at(History(file, reader), file.with_name(FILE), at_us, utc_us()), port)
     except NothingThen as nothing:
         raise Failure(str(nothing)) from None
     finally:
@@ -95,12 +99,15 @@ def _from_file(connection: Connection, home: Path | None, at_us: int, port: int 
 def _facts_then(found: dict[str, Any]) -> list[tuple[str, Text]]:
     """What events tell of it; the rest is left out, not guessed."""
     event, ttft, prefill = found["event"], found["ttft_p95_ms"], found["prefill_tps"]
-    lived = "up" if found["ended"] is None else "was up"
+    version = "-"
+    if found["uptime_s"] is not None:
+        lived = "up" if found["ended"] is None else "was up"
+        version = f"{harmless(found['version'])}, {lived} {show_duration(found['uptime_s'])}"
     state = Text.assemble(state_text(found["state"]), "" if found["ended"] is None else f" {found['ended']}")
     return [
         ("as of", Text(f"{found['as_of']}, event {event['seq']:,} ({event['time']})")),
-        ("port", Text(str(found["port"]))),
-        ("version", Text(f"{harmless(found['version'])}, {lived} {show_duration(found['uptime_s'])}")),
+        ("port", Text(str(found["port"] or "-"))),
+        ("version", Text(version)),
         ("boot", Text(harmless(found["boot"]))),
         ("state", state),
         ("requests", Text(f"{found['in_flight']} in flight, {found['queued']} queued")),

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from lmx_ledger.core.clock import rfc3339
+from lmx_ledger.core.clock import parse_rfc3339, rfc3339
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.fold import PerBoot, Runs, state_at
@@ -54,14 +54,17 @@ class FirstToken(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RunAt(msgspec.Struct, frozen=True):
-    """One run. Sizes in bytes, moments in microseconds since the epoch."""
+    """One run. Sizes in bytes, moments in microseconds since the epoch.
 
-    state: str = "starting"
+    Of a run whose start was sealed away, the state is `unknown` and so is what only its start tells.
+    """
+
+    state: str = "unknown"
     version: str = ""
-    pid: int = 0
+    pid: int | None = None
     host: str = ""
-    port: int = 0
-    started_us: int = 0
+    port: int | None = None
+    started_us: int | None = None
     ended_us: int | None = None
     models: dict[str, ModelAt] = {}
     requests: dict[str, RequestAt] = {}
@@ -91,6 +94,7 @@ class StatusFold:
         if kind == "daemon.started":
             return msgspec.structs.replace(
                 state,
+                state="starting",
                 version=data["version"],
                 pid=data["pid"],
                 host=data["host"],
@@ -100,13 +104,21 @@ class StatusFold:
         if kind not in _STATES:
             return state
         if kind in {"daemon.stopped", "daemon.crash_detected"}:
-            return msgspec.structs.replace(state, state=_STATES[kind], ended_us=event.time_us, requests={})
+            return msgspec.structs.replace(state, state=_STATES[kind], ended_us=_end_us(event), requests={})
         return msgspec.structs.replace(state, state=_STATES[kind])
 
 
 def status_projection() -> PerBoot[RunAt]:
     """The fold of every run's status."""
     return PerBoot(StatusFold())
+
+
+def _end_us(event: Recorded) -> int:
+    """A crash is detected by the next start; the run ended with its last event."""
+    try:
+        return parse_rfc3339(event.data.get("last_time", ""))
+    except ValueError:
+        return event.time_us
 
 
 def _with_request(state: RunAt, event: Recorded) -> RunAt:
@@ -227,9 +239,9 @@ def public(seen: Seen, port: int | None) -> dict[str, Any]:
         "host": run.host,
         "port": run.port,
         "state": run.state,
-        "started": rfc3339(run.started_us),
+        "started": None if run.started_us is None else rfc3339(run.started_us),
         "ended": None if run.ended_us is None else rfc3339(run.ended_us),
-        "uptime_s": round((until_us - run.started_us) / 1e6, 3),
+        "uptime_s": None if run.started_us is None else round((until_us - run.started_us) / 1e6, 3),
         "in_flight": len(requests),
         "queued": sum(request.queued for request in requests),
         "decode_tps": None,

@@ -123,6 +123,14 @@ def test_of_two_runs_the_newest_that_goes_on_is_shown_or_the_one_of_the_port(hom
     assert (port_b["state"], port_b["boot"]) == ("running", "boot-b")
 
 
+def test_a_run_that_crashed_ended_with_its_last_event(home: Path) -> None:
+    crashed = ev.DaemonCrashDetected(boot="boot-b", pid=7, last_seq=15, last_time=moment(21), last_acts=[])
+    write(home, "boot-c", [(50, of_daemon(crashed)), (51, started(4003))])
+    then = at(home, 50.5)
+    assert (then["boot"], then["state"], then["ended"], then["uptime_s"]) == ("boot-b", "crashed", moment(21), 1.0)
+    assert (at(home, 51)["port"], at(home, 51)["state"]) == (4003, "starting")
+
+
 def test_a_person_sees_the_same_table_and_of_when_it_is(home: Path) -> None:
     done = lmx("serve", "status", "--at", moment(8), "--url", nowhere(), home=home)
     first, *rest = done.stdout.splitlines()

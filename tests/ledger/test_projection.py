@@ -2,6 +2,7 @@
 
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -335,3 +336,29 @@ def test_of_runs_that_nobody_saw_end_only_the_newest_are_remembered(path: Path, 
         write(path, started(), boot=f"boot-{number}")
     state = state_at(status_projection(), reader, tmp_path / "none.db", reader.head())
     assert list(state.running) == [f"boot-{number}" for number in range(4, 12)]
+
+
+def test_two_that_fold_at_the_same_moment_fold_each_event_once(path: Path, reader: Reader, tmp_path: Path) -> None:
+    file = tmp_path / "projections.db"
+    write(path, started(), *(of_request(finished(float(n % 70)), n) for n in range(6_000)))
+    failed: list[Exception] = []
+
+    def fold() -> None:
+        own = Projections(file, projections(), reader)
+        more = True
+        while more:
+            try:
+                more = own.advance()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    failed.append(error)
+                    break
+        own.close()
+
+    threads = [threading.Thread(target=fold) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert contents(file) == fold_all(tmp_path / "anew.db", reader)
