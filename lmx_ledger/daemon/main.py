@@ -26,6 +26,7 @@ from lmx_ledger.daemon.socket import listen
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
 from lmx_ledger.daemon.terminal import Terminal, say, warn
 from lmx_ledger.ledger.fold import Folded, PerBoot
+from lmx_ledger.ledger.history import History
 from lmx_ledger.ledger.projection import FILE, Projection, Projections
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
@@ -126,7 +127,7 @@ class Daemon:
         path = self.config.home / "ledger.db"
         ledger = Ledger.open(path, boot=self._boot, synchronous=self.config.ledger.synchronous, notice=warn)
         reader = Reader.open(path)
-        projector = Projector(Projections(path.with_name(FILE), projections(), reader), warn)
+        projector = Projector(Projections(path.with_name(FILE), projections(), History(path, reader)), warn)
         projector.start()
         try:
             started = await self._open_history(ledger, reader)

@@ -68,18 +68,19 @@ def walk(ledger: Path) -> Iterator[Recorded]:
         seq, head = 0, GENESIS
         for segment in segments_of(connection):
             for event, digest in read(ledger, segment, head):
-                yield _recorded(event, digest)
+                yield recorded_of(event, digest)
                 head = digest
             seq = segment.last_seq
         names = StoredNames(connection)
         try:
             for row in connection.execute(f"{READ} WHERE seq > ? ORDER BY seq", (seq,)):
-                yield _recorded(sealed_of_row(row, names), row[-1])
+                yield recorded_of(sealed_of_row(row, names), row[-1])
         except (sqlite3.Error, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise LedgerUnusable(f"{ledger} cannot be read on ({error!r}); see: lmx ledger verify") from None
 
 
-def _recorded(sealed: Sealed, digest: bytes) -> Recorded:
+def recorded_of(sealed: Sealed, digest: bytes) -> Recorded:
+    """An event of a segment or of a row as everybody else reads it."""
     seq, time_us, boot, kind, v, severity, stream, request, session, model, incident, cause, data = sealed
     decoded: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
     return Recorded(

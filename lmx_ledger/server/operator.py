@@ -15,6 +15,7 @@ from lmx_ledger.core.events import Severity
 from lmx_ledger.core.reading import read_moment
 from lmx_ledger.ledger.causes import causes_of, effects_of, event_at
 from lmx_ledger.ledger.filter import EventFilter
+from lmx_ledger.ledger.history import History
 from lmx_ledger.ledger.projection import FILE
 from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.server.context import Context
@@ -125,7 +126,10 @@ def _status_at(context: Context, arguments: MultiDict[str, str]) -> dict[str, An
     port = _number("port", arguments["port"]) if "port" in arguments else None
     snapshots = context.config.home / FILE
     try:
-        return public(status_at(context.reader, snapshots, _moment("at", arguments["at"]), now_us), port)
+        return public(
+            status_at(History(context.ledger.path, context.reader), snapshots, _moment("at", arguments["at"]), now_us),
+            port,
+        )
     except NothingThen as nothing:
         raise InvalidRequest(str(nothing), param="at") from None
 

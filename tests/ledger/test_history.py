@@ -1,0 +1,74 @@
+"""Who folds a ledger sees all of it, however much of it is sealed."""
+
+from itertools import islice
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmx_ledger.bench.served import served_requests
+from lmx_ledger.ledger import segment as sealing
+from lmx_ledger.ledger.append import draft
+from lmx_ledger.ledger.file import LedgerFile
+from lmx_ledger.ledger.filter import EventFilter
+from lmx_ledger.ledger.follow import Follower
+from lmx_ledger.ledger.history import History
+from lmx_ledger.ledger.query import Reader
+from lmx_ledger.ledger.schema import BLOCK
+from lmx_ledger.ledger.segment import seal_through
+from lmx_ledger.ledger.store import migrate
+from lmx_ledger.ledger.ticket import Place
+
+COUNT = 5 * BLOCK
+TYPES = [("request.*",), ("request.finished",), ("request.q*", "request.received"), ("guard.*",)]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reader, History]:
+    """The same events in a database, and for the most part in two segments."""
+    paths = [tmp_path_factory.mktemp(name) / "ledger.db" for name in ("live", "sealed")]
+    load = list(islice(served_requests(), COUNT))
+    for path in paths:
+        migrate(path)
+        file = LedgerFile(path, "NORMAL", "boot-a")
+        file.append([draft(Place(), event, 1_700_000_000_000_000 + n) for n, event in enumerate(load)])
+        file.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sealing, "KEPT", 100)
+        patch.setattr(sealing, "LARGEST", 2 * BLOCK)
+        assert len(list(seal_through(paths[1], 4 * BLOCK))) == 2
+    return Reader.open(paths[0]), History(paths[1], Reader.open(paths[1]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    types=st.sampled_from(TYPES), after=st.integers(0, COUNT + 10), limit=st.integers(1, 700), pages=st.integers(1, 4)
+)
+def test_pages_of_types_are_the_same_sealed_or_not(
+    two: tuple[Reader, History], types: tuple[str, ...], after: int, limit: int, pages: int
+) -> None:
+    live, history = two
+    for _ in range(pages):
+        wanted = EventFilter(types=types, after=after, limit=limit)
+        expected = live.events(wanted)
+        assert list(history.events(wanted)) == expected
+        if not expected:
+            break
+        after = expected[-1].seq
+
+
+def test_a_follower_sees_everything_from_the_first_event_on(two: tuple[Reader, History]) -> None:
+    _, history = two
+    follower = Follower(history, EventFilter(types=("request.*",)), 0)
+    seen = []
+    while page := follower.advance():
+        seen += [event.seq for event in page]
+    assert seen == list(range(1, COUNT + 1))
+
+
+def test_a_question_that_is_no_fold_is_one_of_the_database(two: tuple[Reader, History]) -> None:
+    _, history = two
+    (first,) = history.events(EventFilter(limit=1))
+    assert first.seq == 4 * BLOCK
+    (last,) = history.events(EventFilter(types=("request.*",), order="desc", limit=1))
+    assert last.seq == COUNT
