@@ -15,7 +15,6 @@ from rich.table import Table
 from lmx_ledger.cli.connection import Connection, Failure, home_folder
 from lmx_ledger.cli.display import note, on_terminal, print_json, terminal
 from lmx_ledger.cli.options import ApiKey, AsJson, ConfigFile, Home, Url
-from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import rfc3339, utc_us
 from lmx_ledger.core.config import Retention, load_config
 from lmx_ledger.core.events import Recorded
@@ -85,7 +84,7 @@ def archive(
 
     Whole blocks of 512 events are sealed, and never the last thousand. Beside a running daemon too.
     """
-    from lmx_ledger.ledger.archive import due, through_time  # noqa: PLC0415
+    from lmx_ledger.ledger.archive import due, sealed_event, through_time  # noqa: PLC0415
     from lmx_ledger.ledger.segment import Segment, seal_through  # noqa: PLC0415
     from lmx_ledger.ledger.store import connect_to_read  # noqa: PLC0415
     from lmx_ledger.ledger.writer import Ledger  # noqa: PLC0415
@@ -124,18 +123,6 @@ def archive(
         )
     else:
         typer.echo("nothing is due: whole blocks of 512 events are sealed, and never the last thousand")
-
-
-def sealed_event(segment: Any) -> ev.Event:
-    """What the ledger says of a new segment."""
-    data = ev.LedgerSealed(
-        first_seq=segment.first_seq,
-        last_seq=segment.last_seq,
-        file=segment.file,
-        bytes=segment.bytes,
-        sha256=segment.sha256.hex(),
-    )
-    return ev.Event(data=data, stream="ledger")
 
 
 @group.command("export", epilog="Example: lmx ledger export --since 1h > events.ndjson")

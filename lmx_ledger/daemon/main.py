@@ -22,6 +22,7 @@ from lmx_ledger.daemon.banner import banner
 from lmx_ledger.daemon.on_request import OnRequest
 from lmx_ledger.daemon.projector import Projector
 from lmx_ledger.daemon.reread import Rereader
+from lmx_ledger.daemon.retention import Keeper
 from lmx_ledger.daemon.socket import listen
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
 from lmx_ledger.daemon.terminal import Terminal, say, warn
@@ -196,6 +197,7 @@ class Daemon:
             serve_http(create_app(context), sock, send_timeout=lambda: self.config.server.send_timeout, closing=closing)
         )
         rereading = asyncio.create_task(self._rereader.run(ledger))
+        keeping = asyncio.create_task(Keeper(self.settings, ledger, warn).run())
         file = self._write_run_file()
         try:
             self._supervisor.start(self.settings.rules_seq or None)
@@ -205,6 +207,7 @@ class Daemon:
         finally:
             self.state = "stopping"
             rereading.cancel()
+            keeping.cancel()
             await self._supervisor.stop()
             closing.set()
             await http

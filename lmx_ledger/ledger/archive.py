@@ -8,12 +8,13 @@ from typing import Any, Final
 
 import msgspec
 
+from lmx_ledger.core import events as ev
 from lmx_ledger.core.config import Retention
 from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.ledger.chain import GENESIS, READ, Sealed, StoredNames, sealed_of_row
 from lmx_ledger.ledger.event_id import event_id
 from lmx_ledger.ledger.schema import BLOCK
-from lmx_ledger.ledger.segment import read, segments_of
+from lmx_ledger.ledger.segment import Segment, read, segments_of
 from lmx_ledger.ledger.store import LedgerUnusable, connect_to_read
 
 _ROOM: Final = 0.9
@@ -55,6 +56,18 @@ def _through_size(connection: sqlite3.Connection, size_bytes: int) -> int:
     (first,) = connection.execute("SELECT coalesce(min(seq), 1) FROM event").fetchone()
     (newest,) = connection.execute("SELECT seq FROM head").fetchone()
     return int(first + (newest - first + 1) * (1 - _ROOM * size_bytes / used))
+
+
+def sealed_event(segment: Segment) -> ev.Event:
+    """What the ledger says of a new segment."""
+    data = ev.LedgerSealed(
+        first_seq=segment.first_seq,
+        last_seq=segment.last_seq,
+        file=segment.file,
+        bytes=segment.bytes,
+        sha256=segment.sha256.hex(),
+    )
+    return ev.Event(data=data, stream="ledger")
 
 
 def walk(ledger: Path) -> Iterator[Recorded]:
