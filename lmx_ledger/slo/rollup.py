@@ -32,9 +32,12 @@ _OF_FINISHED: Final = (
 )
 _decode: Final = msgspec.msgpack.Decoder(dict[int, int]).decode
 _encode: Final = msgspec.msgpack.encode
+_MINUTE: Final = 1
+_HOUR: Final = 60
+"""Whole hours are kept beside their minutes: thirty days of minutes would take a second to merge."""
 
-Key = tuple[int, str, str]
-"""Minutes since the epoch, model, indicator."""
+Key = tuple[int, int, str, str]
+"""How many minutes long, how many such spans since the epoch, model, indicator."""
 
 
 class Rollup(msgspec.Struct, frozen=True):
@@ -72,29 +75,30 @@ class RollupProjection:
     """See `ledger.projection.Projection`."""
 
     name: Final = "rollup"
-    version: Final = 1
+    version: Final = 2
     types: Final = ("request.finished", "request.failed", "request.rejected", "request.cancelled", "model.loaded")
 
     def create(self, connection: sqlite3.Connection) -> None:
-        """One row per minute, model and indicator; `buckets` is msgpack of bucket to count."""
+        """One row per span (of a minute, of an hour), model and indicator; `buckets` is msgpack of bucket to count."""
         connection.execute(
-            f"CREATE TABLE {table_of(self)} (minute INTEGER NOT NULL, model TEXT NOT NULL, sli TEXT NOT NULL,"
-            " count INTEGER NOT NULL, sum REAL NOT NULL, least REAL NOT NULL, most REAL NOT NULL,"
-            " buckets BLOB NOT NULL, PRIMARY KEY (minute, model, sli)) STRICT, WITHOUT ROWID"
+            f"CREATE TABLE {table_of(self)} (minutes INTEGER NOT NULL, number INTEGER NOT NULL, model TEXT NOT NULL,"
+            " sli TEXT NOT NULL, count INTEGER NOT NULL, sum REAL NOT NULL, least REAL NOT NULL, most REAL NOT NULL,"
+            " buckets BLOB NOT NULL, PRIMARY KEY (minutes, number, model, sli)) STRICT, WITHOUT ROWID"
         )
 
     def fold(self, connection: sqlite3.Connection, events: Sequence[Recorded], seq: int) -> None:  # noqa: ARG002
-        """Add each event to its minute. Row by row in the order of the events, so that no sum depends on the pages."""
+        """Add each event to its minute and its hour, one by one in their order: no sum depends on the pages."""
         table = table_of(self)
         changed: dict[Key, Rollup] = {}
         for event in events:
             minute = event.time_us // MINUTE_US
             for sli, value in values_of(event):
-                key = (minute, event.model or NO_MODEL, sli)
-                before = changed.get(key) or _stored(connection, table, key)
-                changed[key] = added(before, value)
+                for minutes in (_MINUTE, _HOUR):
+                    key = (minutes, minute // minutes, event.model or NO_MODEL, sli)
+                    before = changed.get(key) or _stored(connection, table, key)
+                    changed[key] = added(before, value)
         connection.executemany(
-            f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own table's name
+            f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own table's name
             [(*key, r.count, r.sum, r.least, r.most, _encode(r.buckets)) for key, r in changed.items()],
         )
 
@@ -156,21 +160,35 @@ def rollups(file: Path, since_us: int, until_us: int, model: str | None, sli: st
     text = sli.removesuffix("*")
     query = (
         f"SELECT count, sum, least, most, buckets FROM {table_of(RollupProjection())}"  # noqa: S608 - our own table's name
-        " WHERE minute >= ? AND minute < ? AND (? IS NULL OR model = ?) AND substr(sli, 1, ?) = ?"
-        " ORDER BY minute, model, sli"
+        " WHERE minutes = ? AND number >= ? AND number < ? AND (? IS NULL OR model = ?) AND substr(sli, 1, ?) = ?"
+        " ORDER BY number, model, sli"
     )
     length = 1_000 if exact else len(text)
     first, behind = since_us // MINUTE_US, -(-until_us // MINUTE_US)
     total = EMPTY
     with closing(open_to_read(file)) as connection:
-        for row in connection.execute(query, (first, behind, model, model, length, text)):
-            total = merged(total, _of_row(row))
+        for span in _spans(first, behind):
+            for row in connection.execute(query, (*span, model, model, length, text)):
+                total = merged(total, _of_row(row))
     return total
+
+
+def _spans(first: int, behind: int) -> list[tuple[int, int, int]]:
+    """Those minutes, as few rows as can be: how long, the first, and the one behind the last."""
+    first_hour, behind_hour = -(-first // _HOUR), behind // _HOUR
+    if first_hour >= behind_hour:
+        return [(_MINUTE, first, behind)]
+    return [
+        (_MINUTE, first, first_hour * _HOUR),
+        (_HOUR, first_hour, behind_hour),
+        (_MINUTE, behind_hour * _HOUR, behind),
+    ]
 
 
 def _stored(connection: sqlite3.Connection, table: str, key: Key) -> Rollup:
     row = connection.execute(
-        f"SELECT count, sum, least, most, buckets FROM {table} WHERE minute = ? AND model = ? AND sli = ?",  # noqa: S608
+        f"SELECT count, sum, least, most, buckets FROM {table}"  # noqa: S608 - our own table's name
+        " WHERE minutes = ? AND number = ? AND model = ? AND sli = ?",
         key,
     ).fetchone()
     return _of_row(row) if row else EMPTY

@@ -17,10 +17,11 @@ from lmx_ledger.core.events import Recorded
 from lmx_ledger.daemon.main import projections
 from lmx_ledger.ledger.fold import SNAPSHOT_EVERY, Folded, state_at
 from lmx_ledger.ledger.follow import PAGE
-from lmx_ledger.ledger.projection import Projection, ProjectionError, Projections, open_to_read
+from lmx_ledger.ledger.projection import Projection, ProjectionError, Projections, open_to_read, table_of
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.serving.status import status_projection
+from lmx_ledger.slo.rollup import RollupProjection
 from tests.ledger.parts import locked, queued, started, stopped, write
 
 BOOTS = ("boot-a", "boot-b")
@@ -135,7 +136,7 @@ def contents(path: Path) -> dict[str, Any]:
                 "SELECT name, version, reached_seq, reached_id FROM projection"
             ).fetchall(),
             "snapshot": connection.execute("SELECT * FROM snapshot").fetchall(),
-            "rollup": connection.execute("SELECT * FROM rollup_v1").fetchall(),
+            "rollup": connection.execute(f"SELECT * FROM {table_of(RollupProjection())}").fetchall(),
         }
 
 
@@ -247,20 +248,20 @@ def test_another_version_folds_from_zero_beside_the_old_one(path: Path, reader: 
     before = fold_all(file, reader)
     newer = [Crashing(each) for each in projections()]
     for each in newer:
-        each.version = 2
+        each.version += 1
     rollup = next(each for each in newer if each.name == "rollup")
-    rollup.inner.version = 2  # type: ignore[misc]
+    rollup.inner.version = 3  # type: ignore[misc]
     fold_all(file, reader, *newer)
     after = contents(file)
     assert after["rollup"] == before["rollup"]
     assert {row[:3] for row in after["projection"]} == {
-        *((name, version, seq) for name, _, seq, _ in before["projection"] for version in (1, 2))
+        *((name, known, seq) for name, version, seq, _ in before["projection"] for known in (version, version + 1))
     }
     with closing(open_to_read(file)) as connection:
-        assert connection.execute("SELECT * FROM rollup_v2").fetchall() == before["rollup"]
+        assert connection.execute("SELECT * FROM rollup_v3").fetchall() == before["rollup"]
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute("UPDATE projection SET updated_us = 0 WHERE version = 1")
-        connection.execute("DELETE FROM projection WHERE version = 2")
+        connection.execute("UPDATE projection SET updated_us = 0 WHERE name = 'rollup' AND version = 2")
+        connection.execute("DELETE FROM projection WHERE name = 'rollup' AND version = 3")
         connection.commit()
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         fold_all(file, reader, *newer)

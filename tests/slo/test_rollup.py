@@ -1,7 +1,9 @@
 """Any window is the sum of its minutes, and what is asked of it is near what its values say."""
 
 import sqlite3
+import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lmx_ledger.core import events as ev
+from lmx_ledger.core.events import Recorded
 from lmx_ledger.ledger.append import draft
 from lmx_ledger.ledger.file import LedgerFile
 from lmx_ledger.ledger.projection import Projections
@@ -90,6 +93,38 @@ def test_a_window_is_the_sum_of_the_minutes_that_it_overlaps(file: Path) -> None
     assert minutes(file, 3, 9, "ttft_ms") == EMPTY
     assert minutes(file, 0, 3, "ttft_ms", "m0").sum == 1100.0
     assert minutes(file, 0, 3, "ttft_ms", "nobody") == EMPTY
+
+
+@given(st.lists(st.integers(-150, 400), max_size=30), st.integers(-200, 450), st.integers(0, 500))
+def test_hours_stand_for_their_minutes_in_any_window(at: list[int], since: int, length: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "projections.db"
+        projection = RollupProjection()
+        with closing(sqlite3.connect(path)) as connection:
+            projection.create(connection)
+            projection.fold(connection, [recorded(minute, float(minute % 7)) for minute in at], 1)
+            connection.commit()
+        inside = [float(minute % 7) for minute in at if since <= minute < since + length]
+        assert minutes(path, since, since + length, "cold_start_ms") == rollup_of(inside)
+
+
+def recorded(minute: int, ms: float) -> Recorded:
+    return Recorded(
+        seq=1,
+        id="",
+        time_us=BEGIN_US + minute * MINUTE_US + 17,
+        boot="boot",
+        type="model.loaded",
+        v=1,
+        severity=ev.Severity.INFO,
+        stream="s",
+        request=None,
+        session=None,
+        model="m0",
+        incident=None,
+        cause=None,
+        data={"ms": ms},
+    )
 
 
 def test_what_has_no_value_does_not_count_and_zero_does(file: Path) -> None:
