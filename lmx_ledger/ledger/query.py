@@ -19,6 +19,7 @@ from lmx_ledger.ledger.store import LedgerUnusable, connect_to_read, identity
 
 _LAST_ACTS: Final = 20
 _SEVERITIES: Final = {int(severity): severity for severity in Severity}
+_NO_NAMES: Final[dict[int | None, str | None]] = {None: None, 0: None}
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -43,6 +44,10 @@ class Reader:
     """The reading end of a ledger file, for any number of threads; it cannot write."""
 
     def __init__(self, path: Path) -> None:
+        # Names are never changed, so the dictionary is replaced when an unknown number turns up and never locked. None
+        # and 0 stand where an event has no name.
+        self._names: dict[int | None, str | None] = dict(_NO_NAMES)
+        self._numbers: dict[str, int] = {}
         self._engine = sa.create_engine(
             "sqlite://", creator=lambda: connect_to_read(path), poolclass=QueuePool, pool_size=4, max_overflow=4
         )
@@ -53,12 +58,11 @@ class Reader:
         def same_file(_: object, record: sa.pool.ConnectionPoolEntry, __: object) -> None:
             # An open connection goes on reading a file that was moved away or deleted, whatever is at its path now.
             if record.info["file"] != identity(path):
+                self._names, self._numbers = dict(_NO_NAMES), {}
                 raise sa.exc.DisconnectionError("another file is at the ledger's path")
 
         sa.event.listen(self._engine, "connect", note_file)
         sa.event.listen(self._engine, "checkout", same_file)
-        # Names are never changed, so the dictionary is replaced when an unknown number turns up and never locked.
-        self._names: dict[int, str] = {}
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -90,12 +94,13 @@ class Reader:
         Raises:
             LedgerUnusable: the file cannot be read, or an event in it is no event.
         """
-        conditions = self._conditions(wanted)
-        if conditions is None:
+        question = self._conditions(wanted)
+        if question is None:
             return []
+        conditions, by_block = question
         query = sa.select(event).where(*conditions).limit(wanted.limit)
         # Blocks first where they lead to the events: then they come in order without being sorted.
-        places = [column for column in (span_model.c.block, event.c.seq) if column.table in query.get_final_froms()]
+        places = [span_model.c.block, event.c.seq] if by_block else [event.c.seq]
         query = query.order_by(*(place.desc() if wanted.order == "desc" else place for place in places))
         return [self._recorded(row) for row in self._fetch(query)]
 
@@ -144,12 +149,13 @@ class Reader:
             last_acts=[f"{act.seq} {act.type} {act.stream}" for act in reversed(last)],
         )
 
-    def _conditions(self, wanted: EventFilter) -> list[sa.ColumnElement[bool]] | None:
-        """None when no event can match: a name that none has, or a time before all of them."""
+    def _conditions(self, wanted: EventFilter) -> tuple[list[sa.ColumnElement[bool]], bool] | None:
+        """And whether they go by the blocks of a model. None when no event can match: a name or time that none has."""
         column = event.c
         found: list[sa.ColumnElement[bool]] = []
         # Whatever else has an index leads to the events sooner than the blocks of a model.
-        by_block = all(other is None for other in (wanted.request, wanted.session, wanted.incident, wanted.cause))
+        others = (wanted.request, wanted.session, wanted.incident, wanted.cause)
+        by_block = wanted.model is not None and all(other is None for other in others)
         if wanted.types:
             numbers = [row.id for row in self._fetch(_ids(*(_matches(pattern) for pattern in wanted.types)))]
             if not numbers:
@@ -167,12 +173,12 @@ class Reader:
         )
         for text, where in named:
             if text is not None:
-                numbers = [row.id for row in self._fetch(_ids(name.c.text == text))]
-                if not numbers:
+                number = self._number(text)
+                if number is None:
                     return None
-                found.append(where == numbers[0])
+                found.append(where == number)
                 if where is column.model and by_block:
-                    found.extend(_in_blocks(numbers[0], wanted))
+                    found.extend(_in_blocks(number, wanted))
         if wanted.request is not None:
             found.append(column.request == request_key(request_id_of(wanted.request) or wanted.request))
         if wanted.severity is not None:
@@ -186,7 +192,7 @@ class Reader:
             found.extend(within)
         if wanted.after is not None:
             found.append(column.seq < wanted.after if wanted.order == "desc" else column.seq > wanted.after)
-        return found
+        return found, by_block
 
     def _within(self, since_us: int | None, until_us: int | None) -> list[sa.ColumnElement[bool]] | None:
         blocks, times = [], []
@@ -212,34 +218,45 @@ class Reader:
 
     def _recorded(self, row: sa.Row[Any]) -> Recorded:
         seq, time_us, boot, kind, v, severity, code, key, session, model, incident, cause, data, digest = tuple(row)
+        if not self._names.keys() >= {boot, kind, session, model, incident, max(code, 0)}:
+            self._learn_names()
+        names = self._names
         try:
             request = None if key is None else request_of(key)
-            session, model, incident = (None if n is None else self._name(n) for n in (session, model, incident))
-            own = (request, session, model, incident)
+            own = request, names[session], names[model], names[incident]
             return Recorded(
                 seq=seq,
                 id=event_id(time_us, digest),
                 time_us=time_us,
-                boot=self._name(boot),
-                type=self._name(kind),
+                boot=names[boot] or "",
+                type=names[kind] or "",
                 v=v,
                 severity=_SEVERITIES[severity],
-                stream=self._name(code) if code > 0 else own_stream_of(code, own),
+                stream=(names[code] or "") if code > 0 else own_stream_of(code, own),
                 request=request,
-                session=session,
-                model=model,
-                incident=incident,
+                session=own[1],
+                model=own[2],
+                incident=own[3],
                 cause=cause,
                 data=_decode(data),
             )
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise LedgerUnusable(f"event {seq} cannot be read ({error!r})") from None
 
-    def _name(self, number: int) -> str:
-        if number not in self._names:
-            newer = name.c.id > max(self._names, default=0)
-            self._names |= {row.id: row.text for row in self._fetch(sa.select(name.c.id, name.c.text).where(newer))}
-        return self._names[number]
+    def _number(self, text: str) -> int | None:
+        if text not in self._numbers:
+            rows = self._fetch(_ids(name.c.text == text))
+            if not rows:
+                return None
+            number: int = rows[0].id
+            self._numbers[text] = number
+        return self._numbers[text]
+
+    def _learn_names(self) -> None:
+        """Those that came since the last time."""
+        last = max((number for number in self._names if number is not None), default=0)
+        newer = sa.select(name.c.id, name.c.text).where(name.c.id > last)
+        self._names = self._names | {row.id: row.text for row in self._fetch(newer)}
 
 
 def _in_blocks(model: int, wanted: EventFilter) -> list[sa.ColumnElement[bool]]:
