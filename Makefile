@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 PORT ?= 3456
 SERVE_FLAGS ?=
 
-.PHONY: help install serve test lint format docs demo-model lock test-system clean
+.PHONY: help install serve test lint format bench chaos docs demo-model lock test-system clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -25,10 +25,19 @@ $(VENV)/.installed: pyproject.toml requirements.lock scripts/check-platform.sh
 	fi
 	@touch $@
 
+$(VENV)/.trains: $(VENV)/.installed
+	@echo "Adding PyTorch to $(VENV), for the training and its tests (a minute, once)..."
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python -c requirements.lock -e '.[dev,training]'; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev,training]'; \
+	fi
+	@touch $@
+
 serve: install ## Serve the embedded model on 127.0.0.1:3456, in the foreground
 	@exec $(BIN)/lmx serve start --foreground --port $(PORT) $(SERVE_FLAGS)
 
-test: install ## Pass every test
+test: $(VENV)/.trains ## Pass every test
 	@command -v chromium >/dev/null 2>&1 || echo "chromium is missing: the browser test needs it; run: make test-system"
 	@$(BIN)/python -m pytest
 
@@ -44,16 +53,22 @@ lint: install ## Style, types, docs in step with the code
 format: install ## Mend the style
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
+chaos: $(VENV)/.trains ## Kill a writing process a hundred times and look for what it had acknowledged
+	@LMX_KILLS=100 $(BIN)/python -m pytest -q tests/ledger/test_processes.py
+
+bench: install ## Measure this machine, beside baselines of the same run
+	@$(BIN)/lmx bench ledger
+
 docs: install ## Write the generated references under docs/ and config.example.toml
 	@$(BIN)/python scripts/generate_docs.py
 
-demo-model: install ## Train the embedded model from nothing, score it, write its card (about 70 minutes on two cores)
+demo-model: $(VENV)/.trains ## Train the embedded model from nothing, score it, write its card (about an hour on one core)
 	@$(BIN)/python -m training.train
 	@$(BIN)/python -m training.card
 
-lock: install ## Pin what .venv holds now
+lock: $(VENV)/.trains ## Pin what .venv holds now
 	@$(BIN)/python -c 'from importlib.metadata import distributions as d; v = {x.name: x.version for x in d()}; \
-		v.setdefault("mlx-metal", v["mlx"]); v.setdefault("mlx-cpu", v["mlx"]); [v.pop(n, 0) for n in ("lmx-ledger", "pip", "setuptools", "uv")]; \
+		v.setdefault("mlx-metal", v["mlx"]); v.setdefault("mlx-cpu", v["mlx"]); v["torch"] = v["torch"].split("+")[0]; [v.pop(n, 0) for n in ("lmx-ledger", "pip", "setuptools", "uv")]; \
 		print("\n".join(f"{n}=={v[n]}" for n in sorted(v, key=str.lower)))' > requirements.lock
 
 clean: ## Remove what the targets made

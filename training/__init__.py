@@ -10,4 +10,4 @@ if sys.platform == "linux":
     try:
         ctypes.CDLL("libopenblas.so.0", ctypes.RTLD_GLOBAL)
     except OSError:
-        print("libopenblas.so.0 is missing: training would take a day; run: make test-system", file=sys.stderr)
+        print("libopenblas.so.0 is missing: scoring would take an hour; run: make test-system", file=sys.stderr)

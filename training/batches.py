@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ LENGTHS: Final = (12, 16, 20, 24, 32, 48, 64, 96, 160, 256, 448, 768, 1152)
 """Every row is padded to the first of these that holds it; a longer conversation is cut at its last whole turn."""
 _TOKENS_PER_BATCH: Final = 1024
 _MASKED: Final = 0.03
+_SPLIT: Final = 0.04
 _HEAD: Final = 4
 _SPECIALS: Final = 3
 
@@ -105,7 +107,7 @@ class Encoder:
         return Row(ids, learnt, questions)
 
     def _words(self, turn: Turn) -> list[int]:
-        words = self._tokenizer.encode(turn.question, add_special_tokens=False).ids
+        words = [word for part in self._parts(turn.question) for word in self._encoded(part)]
         size = self._tokenizer.get_vocab_size()
         # A word that the model cannot read must not decide alone.
         masked = (self._rng.random() < _MASKED for _ in words)
@@ -114,9 +116,21 @@ class Encoder:
             for w, mask in zip(words, masked, strict=True)
         ]
 
+    def _parts(self, question: str) -> Iterator[str]:
+        # A word that is read in other pieces now and then makes known what unheard ones consist of (BPE dropout).
+        begin = 0
+        for at, (before, after) in enumerate(pairwise(question), 1):
+            if before.isalpha() and after.isalpha() and self._rng.random() < _SPLIT:
+                yield question[begin:at]
+                begin = at
+        yield question[begin:]
+
+    def _encoded(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
     def _ids(self, text: str) -> list[int]:
         if text not in self._known:
-            self._known[text] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            self._known[text] = self._encoded(text)
         return self._known[text]
 
 

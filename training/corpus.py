@@ -34,6 +34,9 @@ _SYLLABLES: Final = (
     "yon",
     "zet",
 )
+_TURNS: Final = ((2, 2), (3, 4), (5, 8), (9, 16))
+_TURNS_SHARES: Final = (0.45, 0.3, 0.15, 0.1)
+_OTHERWISE: Final = 0.3
 _CONTRACTIONS: Final = (
     ("what is", "what's"),
     ("what is", "whats"),
@@ -112,6 +115,7 @@ class Dialogues:
             (re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(group, key=len, reverse=True))) + r")\b"), group)
             for group in data["variation"]["synonyms"]
         ]
+        self.fillers: list[str] = data["variation"]["fillers"].split()
         self.systems: list[str] = data["system"]["prompts"]
 
     def answers(self) -> dict[str, list[str]]:
@@ -144,11 +148,11 @@ class Dialogues:
 def conversations(dialogues: Dialogues, seed: int, lone: float) -> Iterator[Conversation]:
     """Conversations without end.
 
-    `lone` is the share of those with a single turn; a quarter of the others has five to eleven, the rest two to four.
+    `lone` is the share of those with a single turn; the others are mostly short, and one in ten has up to sixteen.
     """
     rng = random.Random(seed)
     while True:
-        length = 1 if rng.random() < lone else rng.randint(5, 11) if rng.random() < 0.25 else rng.randint(2, 4)
+        length = 1 if rng.random() < lone else rng.randint(*rng.choices(_TURNS, _TURNS_SHARES)[0])
         yield Conversation(tuple(_turns(dialogues, rng, length)), _system(dialogues, rng))
 
 
@@ -157,7 +161,7 @@ def _turns(dialogues: Dialogues, rng: random.Random, length: int) -> Iterator[Tu
     explained = False
     for _ in range(length):
         kind = rng.random()
-        if kind < (0.05 if previous is None else 0.3):
+        if kind < (0.05 if previous is None else 0.4):
             wants_more = rng.random() < 0.5
             question = rng.choice(dialogues.more if wants_more else dialogues.how).draw(rng)
             if previous is None:
@@ -168,7 +172,7 @@ def _turns(dialogues: Dialogues, rng: random.Random, length: int) -> Iterator[Tu
                 answer, topic = (dialogues.no_more, "no-more") if explained else (previous.more, previous.id)
                 explained = True
             yield Turn(_surface(rng, question), answer, topic, "more" if wants_more else "how")
-        elif kind < (0.3 if previous is None else 0.5):
+        elif kind < (0.35 if previous is None else 0.55):
             previous, explained = dialogues.unrelated, False
             yield Turn(unrelated_question(dialogues, rng), previous.answer, previous.id)
         else:
@@ -190,7 +194,7 @@ def topic_question(dialogues: Dialogues, topic: Topic, rng: random.Random) -> st
         text = rng.choice(dialogues.openings) + text
     if rng.random() < 0.12:
         text += rng.choice(dialogues.endings)
-    return _surface(rng, text)
+    return _surface(rng, _otherwise(dialogues, rng, text))
 
 
 def unrelated_question(dialogues: Dialogues, rng: random.Random) -> str:
@@ -199,7 +203,7 @@ def unrelated_question(dialogues: Dialogues, rng: random.Random) -> str:
     filled = re.sub(r"\{(\w+)\}", lambda slot: _word(dialogues, slot[1], rng), text.draw(rng))
     if rng.random() < 0.2:
         filled = rng.choice(dialogues.openings) + filled
-    return _surface(rng, filled)
+    return _surface(rng, _otherwise(dialogues, rng, filled))
 
 
 def _word(dialogues: Dialogues, slot: str, rng: random.Random) -> str:
@@ -208,6 +212,22 @@ def _word(dialogues: Dialogues, slot: str, rng: random.Random) -> str:
             return "".join(rng.choice(_SYLLABLES) for _ in range(rng.randint(2, 4)))
         return "".join(rng.choice(_LETTERS) for _ in range(rng.randint(3, 9)))
     return rng.choice(dialogues.words[slot])
+
+
+def _otherwise(dialogues: Dialogues, rng: random.Random, text: str) -> str:
+    """Now and then with words left out, put in or moved: what a question is about must not hang on any one of them."""
+    if rng.random() >= _OTHERWISE:
+        return text
+    words = text.split()
+    if len(words) > 2 and rng.random() < 0.6:
+        words = [word for word in words if rng.random() >= 0.2] or words
+    if len(words) > 2 and rng.random() < 0.3:
+        a, b = rng.sample(range(len(words)), 2)
+        words[a], words[b] = words[b], words[a]
+    if rng.random() < 0.5:
+        for _ in range(rng.randint(1, 3)):
+            words.insert(rng.randint(0, len(words)), rng.choice(dialogues.fillers))
+    return " ".join(words)
 
 
 def _surface(rng: random.Random, text: str) -> str:

@@ -14,6 +14,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 SPECIALS: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKERS: Final = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 
+ROPE_THETA: Final = 10_000.0
+
 Weights = dict[str, npt.NDArray[np.float32]]
 
 
@@ -56,7 +58,7 @@ def llama_config(shape: Shape, vocab: int, *, tied: bool) -> dict[str, Any]:
         "intermediate_size": shape.intermediate,
         "max_position_embeddings": shape.context,
         "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
+        "rope_theta": ROPE_THETA,
         "tie_word_embeddings": tied,
         "vocab_size": vocab,
         "torch_dtype": "float32",

@@ -16,7 +16,7 @@ from training.judge import Score, read_questions
 from training.llama_folder import Shape
 from training.score import Answerer, score
 
-SHORT = [train.FIRST._replace(horizon=90, steps=60), train.SECOND._replace(horizon=8, steps=8)]
+SHORT = train.RECIPE._replace(steps=64)
 TINY = Shape(hidden=64, layers=1, heads=2, kv_heads=1, intermediate=64, context=2048)
 
 
@@ -30,7 +30,7 @@ class FixedRandom(random.Random):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp("trained") / "lmx-demo"
-    return folder, [loss for _, loss in train.train(folder, stages=SHORT, shape=TINY)]
+    return folder, [loss for _, loss in train.train(folder, recipe=SHORT, shape=TINY, threads=1)]
 
 
 def test_it_learns(trained: tuple[Path, list[float]]) -> None:
@@ -40,7 +40,7 @@ def test_it_learns(trained: tuple[Path, list[float]]) -> None:
 
 def test_the_same_seed_gives_the_same_model(trained: tuple[Path, list[float]], tmp_path: Path) -> None:
     _, losses = trained
-    again = [loss for _, loss in train.train(tmp_path / "lmx-demo", stages=SHORT, shape=TINY)]
+    again = [loss for _, loss in train.train(tmp_path / "lmx-demo", recipe=SHORT, shape=TINY, threads=1)]
     assert again == losses
 
 
@@ -75,6 +75,21 @@ def test_a_conversation_is_trained_as_the_template_writes_it() -> None:
         assert asked == [turn.question for turn in conversation.turns][: len(asked)]
         answered = tokenizer.decode([i for i, learn in zip(ids, learnt, strict=True) if learn])
         assert answered.startswith(conversation.turns[0].answer)
+
+
+def test_a_question_in_other_pieces_is_the_same_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.batches._MASKED", 0.0)
+    dialogues = Dialogues()
+    tokenizer = train.train_tokenizer(dialogues, 300)
+    encoder = Encoder(tokenizer, dialogues, random.Random(5), cut=0.0)
+    others = 0
+    for conversation, _ in zip(conversations(dialogues, 6, 1.0), range(100), strict=False):
+        ids, _, questions = encoder.encode(conversation)
+        (asked,) = (ids[question.begin : question.end] for question in questions)
+        question = conversation.turns[0].question
+        assert tokenizer.decode(asked) == question
+        others += asked != tokenizer.encode(question, add_special_tokens=False).ids
+    assert 20 < others < 100
 
 
 def test_batches_hold_every_learnt_token_once() -> None:
