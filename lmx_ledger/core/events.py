@@ -41,7 +41,8 @@ class Severity(enum.IntEnum):
             raise ValueError(f"{label!r} is no severity; there are {known}") from None
 
 
-class EventData(msgspec.Struct, frozen=True, kw_only=True):
+# Without gc: what is emitted is plain data in no circle, and so many that to walk them cost a third of an append.
+class EventData(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one type of event carries. Fields are only ever added; a change of meaning is a new `v`."""
 
 
@@ -70,7 +71,7 @@ class Ticket(Protocol):
 Cause: TypeAlias = int | Ticket | None
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event before the ledger has it. `stream` names the thing whose history it belongs to.
 
     `cause` is the seq of the event that made this one happen, or the ticket of one emitted earlier.

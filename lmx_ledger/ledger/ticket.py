@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
+import msgspec
+
 
 class Waiter(NamedTuple):
     """A future, and the loop on whose thread alone it may be touched."""
@@ -19,21 +21,29 @@ class Waiter(NamedTuple):
         return cls(loop, loop.create_future())
 
 
-class Place:
+class Place(msgspec.Struct, eq=False, gc=False):
     """The ticket of an emitted event. All but `seq` belongs to the ledger, under its lock.
 
     `seq` is None until the event is durable; `planned` is the seq that it has in the group being written, by which
     later events of the same group name it as their cause. `late`: somebody acted without waiting any longer.
     """
 
-    __slots__ = ("late", "lost", "planned", "seq", "waiters")
+    seq: int | None = None
+    planned: int | None = None
+    late: bool = False
+    lost: bool = False
+    waiters: list[Waiter] | None = None
 
-    def __init__(self) -> None:
-        self.seq: int | None = None
-        self.planned: int | None = None
-        self.late = False
-        self.lost = False
-        self.waiters: list[Waiter] = []
+    def wait(self, waiter: Waiter) -> None:
+        """One more that is to be told."""
+        if self.waiters is None:
+            self.waiters = []
+        self.waiters.append(waiter)
+
+    def told(self) -> list[Waiter]:
+        """Those who waited; nobody does any longer."""
+        waiters, self.waiters = self.waiters or [], None
+        return waiters
 
 
 def wake(waiters: Iterable[tuple[Waiter, int | None]]) -> None:

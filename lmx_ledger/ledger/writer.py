@@ -123,7 +123,7 @@ class Ledger:
         and `ledger.dropped` says afterwards that it was late.
         """
         place, waiter = Place(), Waiter.here()
-        place.waiters.append(waiter)
+        place.wait(waiter)
         self._put(place, event)
         return await self._wait(place, waiter, within_s, late=True)
 
@@ -135,7 +135,7 @@ class Ledger:
         with self._lock:
             if ticket.seq is not None or ticket.lost:
                 return ticket.seq
-            ticket.waiters.append(waiter)
+            ticket.wait(waiter)
         return await self._wait(ticket, waiter, within_s, late=False)
 
     def flush(self, timeout_s: float) -> bool:
@@ -188,8 +188,7 @@ class Ledger:
             for place in places:
                 self._lost += 1
                 place.lost = True
-                results.extend((waiter, None) for waiter in place.waiters)
-                place.waiters.clear()
+                results.extend((waiter, None) for waiter in place.told())
             self._reason = self._reason or reason
         wake(results)
 
@@ -298,8 +297,7 @@ class Ledger:
                 if place.late:
                     self._late += 1
                 if place.waiters:
-                    results.extend((waiter, place.seq) for waiter in place.waiters)
-                    place.waiters.clear()
+                    results.extend((waiter, place.seq) for waiter in place.told())
             self._last_seq = drafts[-1].place.planned or self._last_seq
         wake(results)
 

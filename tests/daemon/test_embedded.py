@@ -13,7 +13,19 @@ ALONE = [
     ("Which models do I have?", "models-list"),
     ("Who won the world cup in 2018?", UNRELATED),
 ]
-TALK = ["Hello!", "What is LMX?", "Tell me more.", "Which models do I have?", "How do I do that?", "What is a session?"]
+TALK = [
+    ("Hi!", "hello", 0),
+    ("What is LMX?", "what-is-lmx", 0),
+    ("Tell me more.", "what-is-lmx", 1),
+    ("What is a session?", "session", 0),
+    ("How do I see them?", "session", 2),
+    ("Why was my request slow?", "why", 0),
+    ("How do I do that?", "why", 2),
+    ("What happens when memory runs out?", "paging", 0),
+    ("Who won the football match?", UNRELATED, 0),
+    ("And how do I get a real model?", "pull", 0),
+]
+"""Ten turns: each question, its topic, and which of the topic's answers is due (the first, `more` or `how`)."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +39,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
 def talk(daemon: RunningDaemon) -> list[str]:
     """Several turns, each with the whole conversation before it."""
     messages: list[dict[str, str]] = []
-    for question in TALK:
+    for question, _, _ in TALK:
         messages.append({"role": "user", "content": question})
         answer = daemon.post("/v1/chat/completions", {"messages": messages, "max_tokens": 120})
         assert answer.status_code == 200, answer.text
@@ -41,6 +53,11 @@ def test_a_conversation_is_the_same_on_every_start(start_daemon: Callable[[str],
     assert daemon.stop() == 0
     daemon.restart()
     assert talk(daemon) == first
+
+
+def test_ten_turns_with_follow_ups_read_as_help(demo: RunningDaemon) -> None:
+    answers = Dialogues().answers()
+    assert talk(demo) == [answers[topic][which] for _, topic, which in TALK]
 
 
 @pytest.mark.parametrize(("question", "topic"), ALONE)
