@@ -92,7 +92,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return _BY_CLASS[type(self.data)]
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+class Recorded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event as the ledger has it. `data` is what the struct of its type held, as plain JSON values."""
 
     seq: int

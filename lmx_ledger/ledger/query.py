@@ -217,31 +217,14 @@ class Reader:
             raise LedgerUnusable(f"the ledger cannot be read: {error.orig}") from None
 
     def _recorded(self, row: sa.Row[Any]) -> Recorded:
-        seq, time_us, boot, kind, v, severity, code, key, session, model, incident, cause, data, digest = tuple(row)
-        if not self._names.keys() >= {boot, kind, session, model, incident, max(code, 0)}:
-            self._learn_names()
-        names = self._names
         try:
-            request = None if key is None else request_of(key)
-            own = request, names[session], names[model], names[incident]
-            return Recorded(
-                seq=seq,
-                id=event_id(time_us, digest),
-                time_us=time_us,
-                boot=names[boot] or "",
-                type=names[kind] or "",
-                v=v,
-                severity=_SEVERITIES[severity],
-                stream=(names[code] or "") if code > 0 else own_stream_of(code, own),
-                request=request,
-                session=own[1],
-                model=own[2],
-                incident=own[3],
-                cause=cause,
-                data=_decode(data),
-            )
+            try:
+                return _recorded(tuple(row), self._names)
+            except KeyError:
+                self._learn_names()
+                return _recorded(tuple(row), self._names)
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-            raise LedgerUnusable(f"event {seq} cannot be read ({error!r})") from None
+            raise LedgerUnusable(f"event {row.seq} cannot be read ({error!r})") from None
 
     def _number(self, text: str) -> int | None:
         if text not in self._numbers:
@@ -257,6 +240,34 @@ class Reader:
         last = max((number for number in self._names if number is not None), default=0)
         newer = sa.select(name.c.id, name.c.text).where(name.c.id > last)
         self._names = self._names | {row.id: row.text for row in self._fetch(newer)}
+
+
+def _recorded(row: tuple[Any, ...], names: dict[int | None, str | None]) -> Recorded:
+    seq, time_us, boot, kind, v, severity, code, key, session_id, model_id, incident_id, cause, data, digest = row
+    request = None if key is None else request_of(key)
+    session, model, incident = names[session_id], names[model_id], names[incident_id]
+    if code == 0:
+        stream = f"request:{request}"
+    elif code > 0:
+        stream = names[code] or ""
+    else:
+        stream = own_stream_of(code, (request, session, model, incident))
+    return Recorded(
+        seq=seq,
+        id=event_id(time_us, digest),
+        time_us=time_us,
+        boot=names[boot] or "",
+        type=names[kind] or "",
+        v=v,
+        severity=_SEVERITIES[severity],
+        stream=stream,
+        request=request,
+        session=session,
+        model=model,
+        incident=incident,
+        cause=cause,
+        data=_decode(data),
+    )
 
 
 def _in_blocks(model: int, wanted: EventFilter) -> list[sa.ColumnElement[bool]]:
