@@ -19,13 +19,17 @@ from lmx_ledger.bench.measure import Figure, quantile
 from lmx_ledger.bench.served import MODELS, served_requests
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import utc_us
+from lmx_ledger.daemon.main import projections
 from lmx_ledger.ledger.append import draft
 from lmx_ledger.ledger.file import LedgerFile
 from lmx_ledger.ledger.filter import EventFilter
+from lmx_ledger.ledger.fold import state_at
+from lmx_ledger.ledger.projection import Projections
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.store import migrate
 from lmx_ledger.ledger.ticket import Place
 from lmx_ledger.ledger.writer import Ledger
+from lmx_ledger.serving.status import status_projection
 
 ROUNDS: Final = 5
 _Item = TypeVar("_Item")
@@ -33,6 +37,8 @@ _GROUP: Final = 1_024
 _WAITERS: Final = 64
 _COMMITS_EACH: Final = 40
 _QUESTIONS: Final = 200
+_A_DAY: Final = 1_000_000
+_MOMENTS: Final = 40
 _EVENT_GAP_US: Final = 86_400
 """Between two events of a generated history: a million of them are a day."""
 
@@ -56,6 +62,8 @@ def measure(folder: Path, *, events: int, say: Callable[[str], None]) -> list[Fi
     figures.extend(query_figures(history))
     say("verifying it")
     figures.append(verify_figure(history))
+    say("folding it")
+    figures.extend(fold_figures(history, folder / "projections.db"))
     return figures
 
 
@@ -225,3 +233,25 @@ def verify_figure(path: Path) -> Figure:
     if not verdict.ok:
         raise ValueError(f"event {verdict.bad_seq}: {verdict.reason}")
     return Figure("verify", verdict.events / took, "events/s", bound=200_000)
+
+
+def fold_figures(path: Path, snapshots: Path) -> Iterator[Figure]:
+    """How long it takes to fold all of it once, and then to know the state of any moment of its last day."""
+    reader = Reader.open(path)
+    folded = Projections(snapshots, projections(), reader)
+    began = time.perf_counter()
+    while folded.advance():
+        pass
+    took = time.perf_counter() - began
+    folded.close()
+    head, rng, fold = reader.head(), random.Random(2), status_projection()  # noqa: S311 - a load, not a secret
+    yield Figure("fold of everything, once", head / took, "events/s")
+    moments = [head, *(rng.randrange(max(head - _A_DAY, 1), head) for _ in range(_MOMENTS))]
+    times = []
+    for seq in moments:
+        began = time.perf_counter()
+        state_at(fold, reader, snapshots, seq)
+        times.append((time.perf_counter() - began) * 1e3)
+    reader.close()
+    told = f"the slowest of {len(moments)} moments within the last {min(_A_DAY, head):,} events"
+    yield Figure("state of a moment, from a snapshot", max(times), "ms", 1_000, "lower", told)

@@ -54,8 +54,7 @@ def verify(home: Home = None, as_json: AsJson = False, url: Url = None, api_key:
     file = _file(home, url, api_key)
     found = audit(file)
     if as_json:
-        told = {**found._asdict(), "head_hash": found.head_hash.hex(), "unsigned": found.unsigned}
-        print_json(told)
+        print_json(found.public())
     elif found.ok:
         sealed = f", {found.sealed:,} of them in {_segments(found.segments)}" if found.segments else ""
         typer.echo(f"{found.events:,} events verify{sealed}; head {found.head_seq} {found.head_hash.hex()}")
@@ -84,7 +83,7 @@ def archive(
 
     Whole blocks of 512 events are sealed, and never the last thousand. Beside a running daemon too.
     """
-    from lmx_ledger.ledger.archive import due, sealed_event, through_time  # noqa: PLC0415
+    from lmx_ledger.ledger.archive import archived_event, due, sealed_event, through_time  # noqa: PLC0415
     from lmx_ledger.ledger.segment import Segment, seal_through  # noqa: PLC0415
     from lmx_ledger.ledger.store import connect_to_read  # noqa: PLC0415
     from lmx_ledger.ledger.writer import Ledger  # noqa: PLC0415
@@ -110,6 +109,8 @@ def archive(
                 if on_terminal() and not as_json:
                     note(f"sealed events {segment.first_seq:,} to {segment.last_seq:,}")
         finally:
+            if done:
+                writer.emit(archived_event(done, "operator"))
             writer.close()
     except (OSError, sqlite3.Error) as error:
         raise Failure(f"{file}: not sealed ({error}); nothing is lost") from None

@@ -444,3 +444,29 @@ class LedgerSealed(EventData, frozen=True, kw_only=True):
     file: str
     bytes: int
     sha256: str
+
+
+@_event("ledger.archived")
+class LedgerArchived(EventData, frozen=True, kw_only=True):
+    """Sealing is over: so many new segments, their events and bytes; `reason` is `retention` or `operator`."""
+
+    segments: int
+    events: int
+    bytes: int
+    last_seq: int
+    reason: str
+
+
+@_event("ledger.verified")
+class LedgerVerified(EventData, frozen=True, kw_only=True):
+    """The whole ledger was held against itself; `ok` is false where it is not as written from `bad_seq` on."""
+
+    ok: bool
+    events: int
+    sealed: int
+    head_seq: int
+    head_hash: str
+    signed_seq: int
+    bad_seq: int | None
+    reason: str | None
+    took_ms: float

@@ -100,6 +100,18 @@ EXAMPLES: Final[tuple[EventData, ...]] = (
         bytes=8_764_211,
         sha256=_SHA256,
     ),
+    ev.LedgerArchived(segments=3, events=307_197, bytes=26_292_633, last_seq=307_199, reason="retention"),
+    ev.LedgerVerified(
+        ok=True,
+        events=412_606,
+        sealed=307_199,
+        head_seq=412_606,
+        head_hash=_SHA256,
+        signed_seq=412_511,
+        bad_seq=None,
+        reason=None,
+        took_ms=2_210.4,
+    ),
 )
 
 

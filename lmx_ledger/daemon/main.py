@@ -26,6 +26,7 @@ from lmx_ledger.daemon.retention import Keeper
 from lmx_ledger.daemon.socket import listen
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
 from lmx_ledger.daemon.terminal import Terminal, say, warn
+from lmx_ledger.daemon.verifier import Verifier
 from lmx_ledger.ledger.fold import Folded, PerBoot
 from lmx_ledger.ledger.history import History
 from lmx_ledger.ledger.projection import FILE, Projection, Projections
@@ -198,6 +199,7 @@ class Daemon:
         )
         rereading = asyncio.create_task(self._rereader.run(ledger))
         keeping = asyncio.create_task(Keeper(self.settings, ledger, warn).run())
+        verifying = asyncio.create_task(Verifier(ledger, warn).run())
         file = self._write_run_file()
         try:
             self._supervisor.start(self.settings.rules_seq or None)
@@ -208,6 +210,7 @@ class Daemon:
             self.state = "stopping"
             rereading.cancel()
             keeping.cancel()
+            verifying.cancel()
             await self._supervisor.stop()
             closing.set()
             await http

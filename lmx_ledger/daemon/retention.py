@@ -9,8 +9,8 @@ from typing import Final
 from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.config import Retention
 from lmx_ledger.core.settings import Settings
-from lmx_ledger.ledger.archive import due, sealed_event
-from lmx_ledger.ledger.segment import seal_through
+from lmx_ledger.ledger.archive import archived_event, due, sealed_event
+from lmx_ledger.ledger.segment import Segment, seal_through
 from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.ledger.writer import Ledger
 
@@ -55,5 +55,11 @@ class Keeper:
                 self._notice("old events are sealed again")
 
     def _seal(self, path: Path, through: int) -> None:
-        for segment in seal_through(path, through):
-            self._ledger.emit(sealed_event(segment))
+        done: list[Segment] = []
+        try:
+            for segment in seal_through(path, through):
+                done.append(segment)
+                self._ledger.emit(sealed_event(segment))
+        finally:
+            if done:
+                self._ledger.emit(archived_event(done, "retention"))

@@ -1,10 +1,10 @@
 """What retention seals and when, and the walk over everything that was ever written, sealed or not."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -66,6 +66,18 @@ def sealed_event(segment: Segment) -> ev.Event:
         file=segment.file,
         bytes=segment.bytes,
         sha256=segment.sha256.hex(),
+    )
+    return ev.Event(data=data, stream="ledger")
+
+
+def archived_event(segments: Sequence[Segment], reason: Literal["retention", "operator"]) -> ev.Event:
+    """What the ledger says when one round of sealing is over; there is at least one new segment."""
+    data = ev.LedgerArchived(
+        segments=len(segments),
+        events=sum(segment.last_seq - segment.first_seq + 1 for segment in segments),
+        bytes=sum(segment.bytes for segment in segments),
+        last_seq=segments[-1].last_seq,
+        reason=reason,
     )
     return ev.Event(data=data, stream="ledger")
 

@@ -1,14 +1,20 @@
-"""The whole ledger held against itself: segments, the live chain behind them, and the heads that were signed."""
+"""The whole ledger held against itself: segments, the live chain behind them, and the heads that were signed.
 
+`python -m lmx_ledger.ledger.audit FILE` does so at the lowest priority, for the daemon, and prints JSON.
+"""
+
+import json
+import os
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from lmx_ledger.ledger import heads
 from lmx_ledger.ledger.chain import GENESIS, verify
 from lmx_ledger.ledger.segment import BadSegment, read, segments_of
-from lmx_ledger.ledger.store import connect_to_read
+from lmx_ledger.ledger.store import LedgerError, connect_to_read
 
 GRACE: Final = heads.EVERY_EVENTS + 2_048
 """Events that may lie behind the last signed head of a daemon that runs: one interval and the groups on the way."""
@@ -35,6 +41,10 @@ class Audit(NamedTuple):
     def unsigned(self) -> int:
         """Events behind the last signed head: a rewrite of them alone would not be noticed."""
         return self.head_seq - self.signed_seq
+
+    def public(self) -> dict[str, Any]:
+        """What a program reads."""
+        return {**self._asdict(), "head_hash": self.head_hash.hex(), "unsigned": self.unsigned}
 
 
 def audit(ledger: Path) -> Audit:
@@ -79,3 +89,16 @@ def audit(ledger: Path) -> Audit:
 def _hash_at(connection: sqlite3.Connection, seq: int) -> bytes | None:
     row = connection.execute("SELECT hash FROM event WHERE seq = ?", (seq,)).fetchone()
     return row[0] if row else None
+
+
+def _main() -> None:
+    os.nice(19)
+    try:
+        told = audit(Path(sys.argv[1])).public()
+    except (LedgerError, sqlite3.Error, OSError) as error:
+        told = {"error": str(error)}
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
+if __name__ == "__main__":
+    _main()

@@ -64,11 +64,11 @@ def test_the_old_half_is_sealed_and_all_of_it_is_exported_as_before(home: Path) 
     assert [file.name for file in (home / "segments").iterdir()] == sealed["segments"]
     after = lmx("ledger", "export", home=home).stdout.splitlines()
     assert after[:COUNT] == before
-    assert json.loads(after[COUNT])["type"] == "ledger.sealed"
+    assert [json.loads(line)["type"] for line in after[COUNT:]] == ["ledger.sealed", "ledger.archived"]
     assert "in 1 segment;" in lmx("ledger", "verify", home=home).stdout
     stats = document(lmx("ledger", "stats", "--json", home=home))
-    assert (stats["events"], stats["sealed_events"], stats["segments"]) == (COUNT + 1, COUNT // 2 - 1, 1)
-    assert sum(row["events"] for row in stats["types"]) == COUNT // 2 + 2
+    assert (stats["events"], stats["sealed_events"], stats["segments"]) == (COUNT + 2, COUNT // 2 - 1, 1)
+    assert sum(row["events"] for row in stats["types"]) == COUNT // 2 + 3
 
 
 def test_nothing_is_due_is_said(home: Path) -> None:

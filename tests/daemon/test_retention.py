@@ -45,9 +45,16 @@ async def test_what_is_too_much_is_sealed_and_the_ledger_says_so(tmp_path: Path)
     assert found.ok, found.reason
     assert found.segments == 1
     reader = Reader.open(ledger.path)
-    (sealed,) = reader.events(EventFilter(types=("ledger.sealed",)))
+    sealed, archived = reader.events(EventFilter(types=("ledger.sealed", "ledger.archived")))
     reader.close()
-    assert sealed.data["last_seq"] == found.sealed
+    assert sealed.data["last_seq"] == archived.data["last_seq"] == found.sealed
+    assert archived.data == {
+        "segments": 1,
+        "events": found.sealed,
+        "bytes": sealed.data["bytes"],
+        "last_seq": found.sealed,
+        "reason": "retention",
+    }
     assert told == []
 
 
