@@ -3,7 +3,7 @@
 import hashlib
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -72,21 +72,23 @@ def verify(connection: sqlite3.Connection) -> Verdict:
         seq, head = began_at = sealed_row.fetchone() or (0, GENESIS)
         names = StoredNames(connection)
         spans = Spans(connection)
-        for row in connection.execute(f"{READ} WHERE seq > ? ORDER BY seq", (seq,)):
-            if row[0] != seq + 1:
-                return _bad(seq - began_at[0], seq, head, f"event {seq + 1} is missing; the next one is {row[0]}")
-            try:
-                sealed = seal(head, sealed_of_row(row, names))
-            except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-                return _bad(
-                    seq - began_at[0], seq, head, f"event {row[0]} refers to a name that does not exist ({error!r})"
-                )
-            if sealed != row[13]:
-                return _bad(
-                    seq - began_at[0], seq, head, f"event {row[0]} is not what was written, or not in its place"
-                )
-            seq, head = row[0], sealed
-            spans.see(seq, row[1], row[9])
+        cursor = connection.execute(f"{READ} WHERE seq > ? ORDER BY seq", (seq,))
+        while block := cursor.fetchmany(BLOCK - (seq + 1) % BLOCK):
+            for row in block:
+                if row[0] != seq + 1:
+                    return _bad(seq - began_at[0], seq, head, f"event {seq + 1} is missing; the next one is {row[0]}")
+                try:
+                    sealed = seal(head, sealed_of_row(row, names))
+                except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+                    return _bad(
+                        seq - began_at[0], seq, head, f"event {row[0]} refers to a name that does not exist ({error!r})"
+                    )
+                if sealed != row[13]:
+                    return _bad(
+                        seq - began_at[0], seq, head, f"event {row[0]} is not what was written, or not in its place"
+                    )
+                seq, head = row[0], sealed
+            spans.see(seq // BLOCK, block)
         (noted,) = connection.execute("SELECT seq FROM head").fetchone() or (None,)
         if noted != seq:
             return _bad(seq - began_at[0], seq, head, f"the file's head says that there are {noted} events")
@@ -120,7 +122,7 @@ class StoredNames(dict[int | None, str | None]):
 
 
 class Spans:
-    """The tables of spans beside what they should hold, event by event."""
+    """The tables of spans beside what they should hold, block by block."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._stored: dict[int, tuple[int, int]] = {
@@ -129,35 +131,19 @@ class Spans:
         self._models: dict[int, set[int]] = defaultdict(set)
         for model, block in connection.execute("SELECT model, block FROM span_model"):
             self._models[block].add(model)
-        self._seen: set[int | None] = set()
-        self._block = -1
-        self._first_us = self._last_us = 0
         self._wrong: int | None = None
 
-    def see(self, seq: int, time_us: int, model: int | None) -> None:
-        """The next event."""
-        block = seq // BLOCK
-        if block != self._block:
-            self._compare()
-            self._block, self._first_us, self._last_us = block, time_us, time_us
-        elif time_us > self._last_us:
-            self._last_us = time_us
-        elif time_us < self._first_us:
-            self._first_us = time_us
-        self._seen.add(model)
+    def see(self, number: int, rows: Sequence[tuple[Any, ...]]) -> None:
+        """The next block, as `READ` gives it: all of its events that are not in segments."""
+        times = [row[1] for row in rows]
+        models = {row[9] for row in rows} - {None}
+        as_they_are = self._stored.get(number) == (min(times), max(times)) and self._models[number] == models
+        if self._wrong is None and not as_they_are:
+            self._wrong = max(number * BLOCK, 1)
 
     def wrong(self) -> int | None:
         """A seq of the first block that is not as the events make it; None when all are."""
-        self._compare()
         return self._wrong
-
-    def _compare(self) -> None:
-        seen, self._seen = self._seen - {None}, set()
-        if self._block < 0 or self._wrong is not None:
-            return
-        times = self._stored.get(self._block)
-        if times != (self._first_us, self._last_us) or self._models[self._block] != seen:
-            self._wrong = max(self._block * BLOCK, 1)
 
 
 # The text as bytes: a flipped byte may be no UTF-8 any more, and it is hashed as it stands anyway.
