@@ -12,7 +12,7 @@ from rich.text import Text
 from lmx_ledger.cli.connection import Connection
 from lmx_ledger.cli.display import SEVERITY_STYLE, harmless, note, on_terminal, one_line, print_json, terminal
 from lmx_ledger.cli.options import ApiKey, AsJsonLines, Home, Url
-from lmx_ledger.cli.source import collect, follow, newest, open_source
+from lmx_ledger.cli.source import collect, follow, newest, open_source, sealed_before
 from lmx_ledger.core.clock import rfc3339, utc_us
 from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.core.reading import read_moment
@@ -131,6 +131,8 @@ def events(
         _show(found)
     if not found:
         note("no event matches")
+    if (not cut or order is Order.ASC) and (sealed := sealed_before(source, wanted.since_us)):
+        note(f"events up to {sealed:,} are sealed and were not asked: lmx ledger export has them, too")
     if cut:
         which = "newest" if order in {None, Order.DESC} else "oldest"
         note(f"these are the {which} {count}; there are more: --limit {count * 10}, or a narrower question")

@@ -142,6 +142,14 @@ def newest(source: Source, wanted: EventFilter, count: int | None) -> tuple[list
     return found[::-1], cut
 
 
+def sealed_before(source: Source, since_us: int | None) -> int:
+    """The last event that was sealed away and may belong to a question that reaches back to `since_us`; 0: none."""
+    first = source.page(EventFilter(limit=1))
+    if not first or (since_us is not None and since_us >= first[0].time_us):
+        return 0
+    return first[0].seq - 1
+
+
 def follow(source: Source, wanted: EventFilter, back: int | None) -> Iterator[Recorded]:
     """The last `back` events (None: all that are wanted), then each new one as it comes, without end.
 

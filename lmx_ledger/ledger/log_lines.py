@@ -40,6 +40,8 @@ TEMPLATES: Final[dict[str, str]] = {
     "request.failed": "{request} failed, {status} {code}: {message}",
     "operator.commanded": "Operator: {command} {arguments} via {via}.",
     "ledger.sealed": "Ledger: events {first_seq} to {last_seq} sealed into {file} ({bytes:bytes}).",
+    "ledger.archived": "Ledger: {events} events are in {segments} new segments ({bytes:bytes}, by {reason}).",
+    "ledger.verified": "Ledger: {events} events verified up to {head_seq} in {took_ms:ms}; wrong from: {bad_seq}.",
     "ledger.dropped": "Ledger: {late} events late, {lost} lost ({reason}).",
 }
 """What each type of event says. A field is looked up in `data`, then in the event itself; what is None reads `-`."""

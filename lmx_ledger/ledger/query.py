@@ -102,7 +102,7 @@ class Reader:
         # Blocks first where they lead to the events: then they come in order without being sorted.
         places = [span_model.c.block, event.c.seq] if by_block else [event.c.seq]
         query = query.order_by(*(place.desc() if wanted.order == "desc" else place for place in places))
-        return [self._recorded(row) for row in self._fetch(query)]
+        return [self._recorded(row) for row in self._rows(query)]
 
     def verify(self) -> chain.Verdict:
         """Walk the whole chain, see `chain.verify`.
@@ -123,7 +123,7 @@ class Reader:
             LedgerUnusable: the file cannot be read, or an event in it is no event.
         """
         other = event.c.boot.not_in(_ids(name.c.text == boot))
-        rows = self._fetch(
+        rows = self._rows(
             sa.select(event)
             .where(event.c.type.in_(_ids(name.c.text == "daemon.started")), other)
             .order_by(event.c.seq.desc())
@@ -216,15 +216,23 @@ class Reader:
         except sa.exc.DBAPIError as error:
             raise LedgerUnusable(f"the ledger cannot be read: {error.orig}") from None
 
-    def _recorded(self, row: sa.Row[Any]) -> Recorded:
+    def _rows(self, query: sa.Select[Any]) -> list[tuple[Any, ...]]:
+        """As `_fetch`, as the driver gives them: many rows, and none of them is asked for a column by its name."""
+        try:
+            with self._engine.connect() as connection:
+                return list(connection.execute(query).cursor.fetchall())
+        except (sa.exc.DBAPIError, sqlite3.Error) as error:
+            raise LedgerUnusable(f"the ledger cannot be read: {getattr(error, 'orig', error)}") from None
+
+    def _recorded(self, row: tuple[Any, ...]) -> Recorded:
         try:
             try:
-                return _recorded(tuple(row), self._names)
+                return _recorded(row, self._names)
             except KeyError:
                 self._learn_names()
-                return _recorded(tuple(row), self._names)
+                return _recorded(row, self._names)
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-            raise LedgerUnusable(f"event {row.seq} cannot be read ({error!r})") from None
+            raise LedgerUnusable(f"event {row[0]} cannot be read ({error!r})") from None
 
     def _number(self, text: str) -> int | None:
         if text not in self._numbers:
