@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 PORT ?= 3456
 SERVE_FLAGS ?=
 
-.PHONY: help install serve test lint format bench chaos docs demo-model lock test-system clean
+.PHONY: help install serve test lint format bench benchmarks chaos docs demo-model lock test-system clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -58,6 +58,11 @@ chaos: $(VENV)/.trains ## Kill a writing process a hundred times and look for wh
 
 bench: install ## Measure this machine, beside baselines of the same run
 	@$(BIN)/lmx bench ledger
+
+benchmarks: install ## Measure a million and five million events (15 minutes) and write docs/benchmarks.md
+	@mkdir -p build
+	@for n in 1000000 5000000; do $(BIN)/lmx bench ledger --events $$n --out build/bench-$$n.json || exit 1; done
+	@$(BIN)/python scripts/write_benchmarks.py build/bench-1000000.json build/bench-5000000.json
 
 docs: install ## Write the generated references under docs/ and config.example.toml
 	@$(BIN)/python scripts/generate_docs.py

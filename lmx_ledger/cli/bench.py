@@ -1,6 +1,7 @@
 """`lmx bench`: measures this machine, beside a baseline of the same run."""
 
 import json
+import os
 import platform
 import sqlite3
 import tempfile
@@ -57,7 +58,7 @@ def ledger(
             figures = ledger_bench.measure(Path(place), events=events, say=note)
     except (OSError, sqlite3.Error) as error:
         raise Failure(f"the disk of {folder} could not be measured: {error}") from None
-    told = report(figures)
+    told = report(f"lmx bench ledger --events {events}", figures)
     if out is not None:
         out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     if as_json:
@@ -66,12 +67,14 @@ def ledger(
         show(figures)
 
 
-def report(figures: list[Figure]) -> dict[str, object]:
+def report(command: str, figures: list[Figure]) -> dict[str, object]:
     """What a program reads, and what `docs/benchmarks.md` is written from."""
     return {
+        "command": command,
         "version": __version__,
         "time": rfc3339(utc_us()),
         "machine": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "figures": [{**figure._asdict(), "met": figure.met} for figure in figures],
