@@ -147,7 +147,10 @@ class EngineSection(_Section):
     blas: Literal["auto", "builtin", "openblas"] = Field(
         "auto", description="Linux: `auto` preloads OpenBLAS where it is installed; `builtin` is slow and bit-exact."
     )
-    prefill_step: int = Field(256, ge=16, le=8192, description="Prompt tokens read between two steps of decoding.")
+    prefill_step: int = Field(2048, ge=16, le=8192, description="Most prompt tokens read at once.")
+    prefill_gap: int = Field(
+        9, ge=2, le=1000, description="While others decode, a piece of a prompt lasts at most so many of their steps."
+    )
     load_timeout: Seconds = Field(300.0, description="A model that is not loaded by then has failed.")
 
 

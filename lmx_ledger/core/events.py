@@ -244,7 +244,8 @@ class EngineStarted(EventData, frozen=True, kw_only=True):
 class EngineExited(EventData, frozen=True, kw_only=True):
     """A worker process ended: how, its last words, and what it was about to do (its flight recorder, oldest first).
 
-    `expected`: the daemon had asked it to. `in_flight` are the requests that it took along.
+    `expected`: the daemon had asked it to; `hung`: it was busy and gave no sign of life, and was killed for that.
+    `in_flight` are the requests that it had.
     """
 
     pid: int
@@ -254,6 +255,7 @@ class EngineExited(EventData, frozen=True, kw_only=True):
     last_acts: list[str]
     expected: bool
     in_flight: list[str]
+    hung: bool = False
 
 
 @_event("engine.restarted")
@@ -266,6 +268,14 @@ class EngineRestarted(EventData, frozen=True, kw_only=True):
 
 
 # --- models ---------------------------------------------------------------------------------------------------------
+
+
+@_event("engine.standby_ready")
+class EngineStandbyReady(EventData, frozen=True, kw_only=True):
+    """A worker process without a model waits to take the place of one that dies."""
+
+    pid: int
+    ms: float
 
 
 @_event("model.load_started", durable=True)
@@ -363,6 +373,21 @@ class RequestDegraded(EventData, frozen=True, kw_only=True):
     asked: int | None = None
     given: int | None = None
     detail: str | None = None
+
+
+@_event("request.resumed", Severity.WARNING)
+class RequestResumed(EventData, frozen=True, kw_only=True):
+    """A stream goes on behind its last token after its worker died (`worker_died`) or a step failed (`step_failed`).
+
+    `tokens` it had given; `reread_tokens` (prompt and answer) were put through again; for `gap_ms` nothing came.
+    """
+
+    reason: str
+    error: str
+    choice: int
+    tokens: int
+    reread_tokens: int
+    gap_ms: float
 
 
 @_event("request.first_token", Severity.DEBUG)

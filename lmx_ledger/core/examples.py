@@ -37,6 +37,7 @@ EXAMPLES: Final[tuple[EventData, ...]] = (
         in_flight=["req_01KD3Y9A5S6D7F8G9H0J1K2L3M"],
     ),
     ev.EngineRestarted(pid=4790, attempt=1, ms=1420.9),
+    ev.EngineStandbyReady(pid=5_133, ms=1_312.7),
     ev.ModelLoadStarted(
         path="/Users/ada/.lmx/models/mlx-community/qwen3-8b", weights_bytes=4_610_000_000, reason="start"
     ),
@@ -68,6 +69,14 @@ EXAMPLES: Final[tuple[EventData, ...]] = (
         retry_after_s=5,
     ),
     ev.RequestDegraded(reason="context_ceiling", asked=8_192, given=4_096),
+    ev.RequestResumed(
+        reason="worker_died",
+        error="the worker (pid 5121) was ended by SIGKILL while: step 812: 4 rows of up to 1731 tokens",
+        choice=0,
+        tokens=212,
+        reread_tokens=1_731,
+        gap_ms=1_204.6,
+    ),
     ev.RequestFirstToken(ttft_ms=412.7, prefill_ms=398.2),
     ev.RequestFinished(
         status=200,

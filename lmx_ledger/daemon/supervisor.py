@@ -92,7 +92,7 @@ class ModelKeeper:
             loaded = await worker.load(
                 str(text.folder),
                 prefill_step=engine.prefill_step,
-                max_running=self._config.queue.max_running,
+                prefill_gap=engine.prefill_gap,
                 timeout_s=engine.load_timeout,
             )
         except LoadTimedOut as error:
@@ -119,7 +119,7 @@ class ModelKeeper:
             if worker is not None:
                 await worker.stop()
             raise
-        model.text, model.worker = text, worker
+        model.text = text
         model.dialect = loaded.dialect
         model.silent = text.silent_ids(loaded.dialect.markers)
         model.vocab, model.context, model.weights_bytes = loaded.vocab, text.context, loaded.weights_bytes
@@ -132,10 +132,10 @@ class ModelKeeper:
         )
         model.loaded_seq = await self._commit(resident, cause)
         if worker.alive:
-            model.state, model.failure = ModelState.RESIDENT, None
             self._has_served = True
-            model.settled.set()
-            model.queue.open()
+            model.serve(worker)
+        else:
+            await asyncio.shield(worker.exited)
         return True
 
     def _note_start(self, worker: Worker, cause: ev.Cause) -> None:
@@ -159,8 +159,7 @@ class ModelKeeper:
         self.model.failure = f"its keeper failed: {type(error).__name__}: {error}"
         self.model.state = ModelState.FAILED
         self._note_failure(self.model.failure, None)
-        self.model.settled.set()
-        self.model.queue.refuse_waiting(self.model.unavailable(10))
+        self.model.refuse_waiting(10)
 
     def _note_failure(self, why: str, cause: ev.Cause) -> None:
         self._why = why
@@ -171,8 +170,7 @@ class ModelKeeper:
         self.model.queue.close()
         failed = ev.ModelLoadFailed(path=self.model.path, error=why[:2000])
         self.model.failed_seq = await self._commit(failed, cause)
-        self.model.settled.set()
-        self.model.queue.refuse_waiting(self.model.unavailable(10))
+        self.model.refuse_waiting(10)
 
     def _on_exit(self, worker: Worker, died: Exit) -> None:
         """Called once per worker, before its streams learn of its end."""
@@ -185,6 +183,7 @@ class ModelKeeper:
             stderr_tail=died.stderr_tail,
             last_acts=died.last_acts,
             expected=died.expected,
+            hung=died.hung,
             in_flight=self._serving.requests_of(self.model),
         )
         severity = ev.Severity.INFO if died.expected else None
@@ -204,8 +203,7 @@ class ModelKeeper:
                 self.model.failed_seq = await self._ledger.seq_of(ticket)
             self.model.failure = f"{self._why}; {self._young_deaths} failures in a row, next start soon"
             self.model.state = ModelState.FAILED
-            self.model.settled.set()
-            self.model.queue.refuse_waiting(self.model.unavailable(int(delay_s) + 1))
+            self.model.refuse_waiting(int(delay_s) + 1)
         await asyncio.sleep(delay_s)
 
     def _emit(self, data: ev.EventData, cause: ev.Cause) -> ev.Ticket:

@@ -8,7 +8,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.engine import protocol as wire
@@ -17,6 +17,11 @@ from lmx_ledger.engine.recorder import FlightRecorder
 _STDERR_TAIL_BYTES = 8192
 _HELLO_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 5.0
+HANG_TIMEOUT_S = 30.0
+
+
+Item: TypeAlias = wire.Token | wire.Prefill | wire.Recovered
+"""What a stream is given."""
 
 
 class EngineError(Exception):
@@ -40,6 +45,7 @@ class Exit(NamedTuple):
     stderr_tail: str
     last_acts: list[str]
     expected: bool
+    hung: bool = False
 
 
 class EngineStream:
@@ -57,12 +63,12 @@ class EngineStream:
     def __init__(self, number: int, on_left: Callable[["EngineStream"], None] | None = None) -> None:
         self.number = number
         self.finished = False
+        self.error: EngineError | None = None
         self._on_left = on_left
-        self._arrived: deque[wire.Token | wire.Prefill] = deque()
-        self._error: EngineError | None = None
+        self._arrived: deque[Item] = deque()
         self._wake = asyncio.Event()
 
-    def deliver(self, item: wire.Token | wire.Prefill) -> None:
+    def deliver(self, item: Item) -> None:
         """Add what a step gave this stream."""
         self._arrived.append(item)
         self._wake.set()
@@ -77,22 +83,22 @@ class EngineStream:
 
     def fail(self, error: EngineError) -> None:
         """End the stream with an error, behind what has arrived already."""
-        self._error = error
+        self.error = error
         self._wake.set()
         self.leave()
 
-    async def take(self) -> list[wire.Token | wire.Prefill]:
+    async def take(self) -> list[Item]:
         """All that has arrived; waits for at least one item."""
         while not self._arrived:
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             self._wake.clear()
             await self._wake.wait()
         items = list(self._arrived)
         self._arrived.clear()
         return items
 
-    async def __aiter__(self) -> AsyncIterator[list[wire.Token | wire.Prefill]]:
+    async def __aiter__(self) -> AsyncIterator[list[Item]]:
         while not self.finished:
             items = await self.take()
             last = items[-1]
@@ -101,15 +107,24 @@ class EngineStream:
 
 
 class Worker:
-    """A running worker process. `on_exit` is called once, with the evidence, whatever ended it."""
+    """A running worker process.
+
+    `on_exit` is called once, with the evidence, whatever ended it. One that is busy and says nothing for
+    `hang_timeout_s` (and ten times as long as it ever was silent before) is killed: it hangs.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process, recorder: FlightRecorder, started_ns: int) -> None:
         self.process = process
         self.pid = process.pid
         self.started_ns = started_ns
         self.hello: wire.Hello | None = None
+        self.on_exit: Callable[[Worker, Exit], None] | None = None
+        self.hang_timeout_s = HANG_TIMEOUT_S
         self.active_bytes = 0
         self.peak_bytes = 0
+        self._heard_ns = started_ns
+        self._longest_silence_s = 0.0
+        self._hung = False
         self.exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._recorder = recorder
         self._streams: dict[int, EngineStream] = {}
@@ -140,7 +155,8 @@ class Worker:
                 process = await _spawn(blas, theirs, recorder)
             undo.pop_all()
         worker = cls(process, recorder, began)
-        await worker._attach(ours, on_exit)
+        worker.on_exit = on_exit
+        await worker._attach(ours)
         try:
             worker.hello = await asyncio.wait_for(asyncio.shield(worker._hello), _HELLO_TIMEOUT_S)
         except TimeoutError:
@@ -151,14 +167,15 @@ class Worker:
             raise
         return worker
 
-    async def _attach(self, sock: socket.socket, on_exit: Callable[["Worker", Exit], None] | None) -> None:
+    async def _attach(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         reader, self._writer = await asyncio.open_connection(sock=sock)
         self._tasks = [
             asyncio.create_task(self._read_stderr()),
             asyncio.create_task(self._read_reports(reader)),
         ]
-        self._watch = asyncio.create_task(self._watch_exit(on_exit))
+        self._watch = asyncio.create_task(self._watch_exit())
+        self._liveness = asyncio.create_task(self._watch_liveness())
 
     @property
     def alive(self) -> bool:
@@ -175,15 +192,15 @@ class Worker:
         """Milliseconds since the process was started."""
         return elapsed_ms(self.started_ns)
 
-    async def load(self, path: str, *, prefill_step: int, max_running: int, timeout_s: float) -> wire.Loaded:
-        """Read a model's folder.
+    async def load(self, path: str, *, prefill_step: int, prefill_gap: float, timeout_s: float) -> wire.Loaded:
+        """Read a model's folder; see `protocol.Load`.
 
         Raises:
             LoadTimedOut: it took longer than `timeout_s`; the worker is killed.
             EngineError: it cannot be served.
         """
         self._load = asyncio.get_running_loop().create_future()
-        self._send(wire.Load(path=path, prefill_step=prefill_step, max_running=max_running))
+        self._send(wire.Load(path=path, prefill_step=prefill_step, prefill_gap=prefill_gap))
         try:
             answer = await asyncio.wait_for(asyncio.shield(self._load), timeout_s)
         except TimeoutError:
@@ -202,15 +219,19 @@ class Worker:
         max_tokens: int,
         eos: list[int],
         sampling: wire.Sampling,
+        owner: int = 0,
+        weight: float = 1.0,
         on_left: Callable[[EngineStream], None] | None = None,
     ) -> EngineStream:
-        """Begin a stream; it is in the worker's next step. `on_left`: see `EngineStream`.
+        """Begin a stream; it is in the worker's next step. See `protocol.Insert`; `on_left`: see `EngineStream`.
 
         Raises:
             WorkerDied: there is no process any more.
         """
         if not self.alive:
             raise WorkerDied("the worker is not running")
+        if not self._streams:
+            self._heard_ns = mono_ns()
         self._numbers += 1
         stream = self._streams[self._numbers] = EngineStream(self._numbers, on_left)
         self._send(
@@ -221,6 +242,8 @@ class Worker:
                 max_tokens=max_tokens,
                 eos=eos,
                 sampling=sampling,
+                owner=owner,
+                weight=weight,
             )
         )
         return stream
@@ -291,15 +314,22 @@ class Worker:
             case wire.Loaded() | wire.LoadFailed():
                 if self._load is not None and not self._load.done():
                     self._load.set_result(report)
-            case wire.Refused():
+            case wire.Refused() | wire.Failed():
                 if stream := self._streams.pop(report.stream, None):
                     stream.fail(EngineError(report.error))
+            case wire.Recovered():
+                for number in report.streams:
+                    if stream := self._streams.get(number):
+                        stream.deliver(report)
             case wire.ToolParsed():
                 answer = self._tool_calls.pop(report.call)
                 if not answer.done():
                     answer.set_result(report)
 
     def _on_step(self, step: wire.Step) -> None:
+        now = mono_ns()
+        self._longest_silence_s = max(self._longest_silence_s, (now - self._heard_ns) / 1e9)
+        self._heard_ns = now
         self.active_bytes, self.peak_bytes = step.active_bytes, step.peak_bytes
         for progress in step.prefill:
             if stream := self._streams.get(progress.stream):
@@ -310,8 +340,18 @@ class Worker:
                 if token.finish is not None:
                     del self._streams[token.stream]
 
-    async def _watch_exit(self, on_exit: Callable[["Worker", Exit], None] | None) -> None:
+    async def _watch_liveness(self) -> None:
+        while self.alive:
+            await asyncio.sleep(self.hang_timeout_s / 10)
+            silent_s = elapsed_ms(self._heard_ns) / 1e3
+            if self._streams and silent_s > max(self.hang_timeout_s, 10 * self._longest_silence_s):
+                self._hung = True
+                self.process.kill()
+                return
+
+    async def _watch_exit(self) -> None:
         status = await self.process.wait()
+        self._liveness.cancel()
         await asyncio.gather(*self._tasks)
         died = Exit(
             pid=self.pid,
@@ -320,13 +360,14 @@ class Worker:
             stderr_tail=self._stderr.decode(errors="replace"),
             last_acts=self._recorder.last(),
             expected=self._expected,
+            hung=self._hung,
         )
         self._writer.close()
         self._recorder.close()
         self.exited.set_result(died)
-        if on_exit is not None:
-            on_exit(self, died)
-        error = WorkerDied(describe(died))
+        if self.on_exit is not None:
+            self.on_exit(self, died)
+        error = EngineError("the worker was stopped") if died.expected else WorkerDied(describe(died))
         for stream in self._streams.values():
             stream.fail(error)
         self._streams.clear()
@@ -367,7 +408,13 @@ def _signal_name(number: int) -> str:
 
 def describe(died: Exit) -> str:
     """One line about an end: `the worker (pid 7) was ended by SIGKILL while: step 12: 3 streams`."""
-    how = f"was ended by {died.signal}" if died.signal else f"ended with status {died.code}"
+    how = (
+        "was ended because it hung"
+        if died.hung
+        else f"was ended by {died.signal}"
+        if died.signal
+        else f"ended with status {died.code}"
+    )
     doing = f" while: {died.last_acts[-1]}" if died.last_acts else ""
     last_line = died.stderr_tail.strip().splitlines()[-1:] if died.code else []
     return f"the worker (pid {died.pid}) {how}{doing}" + (f" ({last_line[0][:300]})" if last_line else "")

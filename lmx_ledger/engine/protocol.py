@@ -34,15 +34,22 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, tag=False, array_like=
 
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
-    """Read the model in this folder; answered by `Loaded` or `LoadFailed`."""
+    """Read the model in this folder; answered by `Loaded` or `LoadFailed`.
+
+    `prefill_step`: most prompt tokens read at once; fewer while others decode, so that they wait at most `prefill_gap`
+    of their own steps.
+    """
 
     path: str
     prefill_step: int
-    max_running: int
+    prefill_gap: float
 
 
 class Insert(msgspec.Struct, frozen=True, tag="insert"):
-    """Begin a stream. `prompt` has at least one id; `prompt_len` says where the prompt ends and the answer began."""
+    """Begin a stream. `prompt` has at least one id; `prompt_len` says where the prompt ends and the answer began.
+
+    Prompts are read in turns between owners, each by its weight.
+    """
 
     stream: int
     prompt: list[int]
@@ -50,6 +57,8 @@ class Insert(msgspec.Struct, frozen=True, tag="insert"):
     max_tokens: int
     eos: list[int]
     sampling: Sampling
+    owner: int = 0
+    weight: float = 1.0
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -160,6 +169,20 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     error: str
 
 
+class Recovered(msgspec.Struct, frozen=True, tag="recovered"):
+    """These streams were in a step that failed; they go on from their last token once they are read again."""
+
+    streams: list[int]
+    error: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """This stream fails whenever it is tried, alone as well; it is over, and nothing else is touched."""
+
+    stream: int
+    error: str
+
+
 class ToolParsed(msgspec.Struct, frozen=True, tag="tool_parsed"):
     """Calls as a JSON array of {"name", "arguments"} in `calls_json`, or why the text is no call in `error`."""
 
@@ -168,7 +191,7 @@ class ToolParsed(msgspec.Struct, frozen=True, tag="tool_parsed"):
     error: str | None
 
 
-Report: TypeAlias = Hello | Loaded | LoadFailed | Step | Refused | ToolParsed
+Report: TypeAlias = Hello | Loaded | LoadFailed | Step | Refused | Recovered | Failed | ToolParsed
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _commands: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)

@@ -1,9 +1,11 @@
 """A request under way: from its place in line to its last token, and the one place where its end is recorded."""
 
 import asyncio
+import contextlib
 import enum
 from collections.abc import AsyncIterator
 from typing import NamedTuple, Protocol
+from zlib import crc32
 
 import msgspec
 
@@ -11,9 +13,10 @@ from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns, utc_us
 from lmx_ledger.core.errors import EngineFailed, LmxError
 from lmx_ledger.core.ids import new_ulid
-from lmx_ledger.engine.client import EngineError, EngineStream, Worker, WorkerDied
-from lmx_ledger.engine.protocol import Prefill, Sampling, Token
+from lmx_ledger.engine.client import EngineError, Item, WorkerDied
+from lmx_ledger.engine.protocol import Prefill, Sampling, Token, ToolParsed
 from lmx_ledger.serving.choice import ChoiceText, Shown
+from lmx_ledger.serving.lasting import FRUITLESS, LastingStream, Resumed, Work
 from lmx_ledger.serving.models import ServedModel
 from lmx_ledger.serving.prompt import Prepared
 from lmx_ledger.serving.queue import Place
@@ -88,8 +91,8 @@ class Answer:
         self._rates = rates
         self._progress_every_s = progress_every_s
         self._phase = Phase.QUEUE
-        self._streams: list[tuple[Worker, EngineStream]] = []
-        self._in_engine: set[EngineStream] = set()
+        self._streams: list[LastingStream] = []
+        self._in_engine: set[LastingStream] = set()
         self._admitted_ns = accepted.received_ns
         self._left_ns: int | None = None
         self._queue_ms = 0.0
@@ -103,7 +106,7 @@ class Answer:
         try:
             async for progress in self._wait_for_place():
                 yield progress
-            streams = self._begin_streams()
+            streams = await self._begin_streams()
             if len(streams) == 1:
                 async for output in self._follow(0, streams[0]):
                     yield output
@@ -138,7 +141,7 @@ class Answer:
         self._ended_with = EngineFailed(f"the answer was cut off: {reason}; send the request again")
         self._place.refuse(self._ended_with)
         self._release()
-        for _, stream in self._streams:
+        for stream in self._streams:
             stream.fail(EngineError(reason))
         self._record(
             ev.RequestCancelled(
@@ -167,24 +170,18 @@ class Answer:
         self._queue_ms = elapsed_ms(self._received_ns)
         self._admitted_ns = mono_ns()
 
-    def _begin_streams(self) -> list[EngineStream]:
-        worker, request, prepared = self.model.worker, self.request, self._prepared
-        if worker is None:
-            raise WorkerDied(f"{self.model.id} has no worker")
+    async def _begin_streams(self) -> list[LastingStream]:
+        request, prepared = self.request, self._prepared
         self._phase = Phase.PREFILL
         self.model.last_used_us = utc_us()
+        owner = crc32((request.session or request.id).encode())
         for prompt in prepared.prompts:
             for number in range(request.n):
-                stream = worker.insert(
-                    prompt,
-                    prompt_len=len(prompt),
-                    max_tokens=prepared.max_tokens,
-                    eos=self._text.eos,
-                    sampling=_with_seed(request.sampling, request.sampling.seed + number),
-                    on_left=self._left_engine,
-                )
+                sampling = _with_seed(request.sampling, request.sampling.seed + number)
+                work = Work(prompt, prepared.max_tokens, self._text.eos, sampling, owner)
+                stream = LastingStream(self.model, work, self._left_engine, self._resumed)
                 self._in_engine.add(stream)
-                self._streams.append((worker, stream))
+                self._streams.append(stream)
         self._cause = self._record(
             ev.RequestAdmitted(
                 prompt_tokens=self.usage.prompt_tokens,
@@ -194,13 +191,15 @@ class Answer:
                 sampling=drawn_by(request.sampling),
             )
         )
-        return [stream for _, stream in self._streams]
+        for stream in self._streams:
+            await stream.begin()
+        return self._streams
 
-    async def _follow_all(self, streams: list[EngineStream]) -> AsyncIterator[Output]:
+    async def _follow_all(self, streams: list[LastingStream]) -> AsyncIterator[Output]:
         """All choices side by side, their outputs in the order in which they come."""
         outputs: asyncio.Queue[Output | BaseException | None] = asyncio.Queue()
 
-        async def follow(index: int, stream: EngineStream) -> None:
+        async def follow(index: int, stream: LastingStream) -> None:
             try:
                 async for output in self._follow(index, stream):
                     outputs.put_nowait(output)
@@ -223,7 +222,7 @@ class Answer:
             for task in tasks:
                 task.cancel()
 
-    async def _follow(self, index: int, stream: EngineStream) -> AsyncIterator[Output]:
+    async def _follow(self, index: int, stream: LastingStream) -> AsyncIterator[Output]:
         request = self.request
         text = ChoiceText(
             self.model,
@@ -248,7 +247,7 @@ class Answer:
                 called = called or bool(piece.tool_calls)
                 yield piece
             if shown.stopped:
-                self._cancel(stream)
+                stream.cancel()
                 break
             reason = tokens[-1].finish or reason
         rest = text.finish()
@@ -273,9 +272,7 @@ class Answer:
         return Piece(index, content, shown.reasoning, calls, shown.logprobs)
 
     async def _parse(self, stretch: Stretch) -> list[ToolCall]:
-        worker, _ = self._streams[0]
-        tools = msgspec.json.encode(self._prepared.tools).decode()
-        report = await worker.parse_tool(stretch.text, tools)
+        report = await self._parsed(stretch.text, msgspec.json.encode(self._prepared.tools).decode())
         if report.calls_json is None:
             self._record(ev.RequestDegraded(reason="tool_call_unparsed", detail=report.error))
             return []
@@ -283,6 +280,15 @@ class Answer:
             ToolCall(f"call_{new_ulid()}", call["name"], msgspec.json.encode(call["arguments"]).decode())
             for call in msgspec.json.decode(report.calls_json)
         ]
+
+    async def _parsed(self, text: str, tools: str) -> ToolParsed:
+        """By whichever worker lives; a text that kills one after the other is given up."""
+        for _ in range(FRUITLESS - 1):
+            worker = await self.model.next_worker()
+            with contextlib.suppress(WorkerDied):
+                return await worker.parse_tool(text, tools)
+        worker = await self.model.next_worker()
+        return await worker.parse_tool(text, tools)
 
     def _raw(self, stretch: Stretch) -> str:
         dialect = self.model.dialect
@@ -305,9 +311,9 @@ class Answer:
             self._record(ev.RequestFirstToken(ttft_ms=self._ttft_ms, prefill_ms=prefill_ms))
         return now
 
-    def _progress(self, item: Token | Prefill) -> Progress | None:
+    def _progress(self, item: Item) -> Progress | None:
         now = mono_ns()
-        if isinstance(item, Token) or now - self._shown_progress_ns < self._progress_every_s * 1e9:
+        if not isinstance(item, Prefill) or now - self._shown_progress_ns < self._progress_every_s * 1e9:
             return None
         self._shown_progress_ns = now
         return Progress("prefill", item.done, item.total)
@@ -351,24 +357,24 @@ class Answer:
             cause_seq=await self._ledger.seq_of(ticket) if ticket else None,
         )
 
-    def _left_engine(self, stream: EngineStream) -> None:
+    def _left_engine(self, stream: LastingStream) -> None:
         self._in_engine.discard(stream)
-        if not self._in_engine and self._phase is not Phase.ENDED:
+        if not self._in_engine and self._phase not in {Phase.SEND, Phase.ENDED}:
             self._phase, self._left_ns = Phase.SEND, mono_ns()
             self._place.leave()
 
-    def _cancel(self, stream: EngineStream) -> None:
-        for worker, own in self._streams:
-            if own is stream:
-                worker.cancel(stream)
+    def _resumed(self, stream: LastingStream, resumed: Resumed) -> None:
+        cause = self.model.exit_ticket if resumed.reason == "worker_died" else None
+        data = ev.RequestResumed(**resumed._asdict(), choice=self._streams.index(stream))
+        self._record(data, cause)
 
     def _release(self) -> None:
         self._phase = Phase.ENDED
-        for worker, stream in self._streams:
-            worker.cancel(stream)
+        for stream in self._streams:
+            stream.cancel()
         self._place.leave()
 
-    def _record(self, data: ev.EventData) -> ev.Ticket:
+    def _record(self, data: ev.EventData, cause: ev.Cause = None) -> ev.Ticket:
         return self._ledger.emit(
             ev.Event(
                 data=data,
@@ -376,7 +382,7 @@ class Answer:
                 request=self.request.id,
                 session=self.request.session,
                 model=self.model.id,
-                cause=self._cause,
+                cause=cause or self._cause,
             )
         )
 

@@ -47,6 +47,7 @@ class ServedModel:
         self.exit_ticket: Ticket | None = None
         self.settled = asyncio.Event()
         """Set once the first load has succeeded or failed: from then on what the model can do is known."""
+        self._waiting: list[asyncio.Future[Worker]] = []
 
     @property
     def in_flight(self) -> int:
@@ -60,6 +61,38 @@ class ServedModel:
             cause_seq=self.failed_seq,
             retry_after_s=retry_after_s,
         )
+
+    def next_worker(self) -> asyncio.Future[Worker]:
+        """The worker that serves it: now, or when there is one again; fails when the model is unavailable."""
+        future: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        if self.state is ModelState.FAILED:
+            future.set_exception(self.unavailable(10))
+        elif self.state is ModelState.RESIDENT and self.worker is not None and self.worker.alive:
+            future.set_result(self.worker)
+        else:
+            self._waiting.append(future)
+        return future
+
+    def serve(self, worker: Worker) -> None:
+        """It is resident: whoever waited for a worker or for a place goes on."""
+        self.worker, self.state, self.failure = worker, ModelState.RESIDENT, None
+        self.settled.set()
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(worker)
+        self.queue.open()
+
+    def refuse_waiting(self, retry_after_s: int) -> None:
+        """It cannot be served for now: whoever waits for a worker or for a place is told."""
+        self.settled.set()
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_exception(self.unavailable(retry_after_s))
+                # Marked as seen: nobody need be waiting for it any more.
+                future.exception()
+        self.queue.refuse_waiting(self.unavailable(retry_after_s))
 
     def public(self) -> dict[str, Any]:
         """The form of `/lmx/models`."""

@@ -18,7 +18,7 @@ from mlx_lm.utils import load_model
 
 from lmx_ledger.engine.client import EngineError, Exit, LoadTimedOut, Worker, WorkerDied
 from lmx_ledger.engine.protocol import Sampling, Token, ToolParsed
-from lmx_ledger.engine.worker.sampling import make_sampler
+from lmx_ledger.engine.worker.sampling import Draw
 from tests.conftest import eventually
 
 PROMPT = [5, 60, 70, 80, 90, 100, 61, 71]
@@ -28,7 +28,7 @@ GREEDY = Sampling(temperature=0.0)
 @pytest.fixture(scope="module")
 async def worker(random_model: Path) -> AsyncIterator[Worker]:
     running = await Worker.start("builtin")
-    await running.load(str(random_model), prefill_step=64, max_running=8, timeout_s=60)
+    await running.load(str(random_model), prefill_step=64, prefill_gap=9, timeout_s=60)
     yield running
     ended = await running.stop()
     assert (ended.code, ended.expected) == (0, True)
@@ -106,7 +106,7 @@ def test_of_many_tokens_about_as_likely_as_each_other_a_low_temperature_still_dr
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     best = mx.argmax(logprobs, axis=-1).item()
     for temperature in (0.03, 0.01, 0.001):
-        draw = make_sampler(Sampling(temperature=temperature, top_p=0.9, seed=6), 32_000, 0)
+        draw = Draw([Sampling(temperature=temperature, top_p=0.9, seed=6)], 32_000, [0])
         drawn = {draw(logprobs).item() for _ in range(20)}
         likely = {token.item() for token in mx.argsort(logprobs, axis=-1)[0, -20:]}
         assert drawn <= likely
@@ -185,16 +185,16 @@ async def test_a_folder_that_mlx_lm_cannot_run_is_refused_with_its_reason(
     (folder / "config.json").write_text(config.replace(change, other).replace("LlamaForCausalLM", "WizardForCausalLM"))
     worker = await Worker.start("builtin")
     with pytest.raises(EngineError, match=says):
-        await worker.load(str(folder), prefill_step=64, max_running=2, timeout_s=60)
+        await worker.load(str(folder), prefill_step=64, prefill_gap=9, timeout_s=60)
     assert worker.alive
-    await worker.load(str(random_model), prefill_step=64, max_running=2, timeout_s=60)
+    await worker.load(str(random_model), prefill_step=64, prefill_gap=9, timeout_s=60)
     await worker.stop()
 
 
 async def test_a_killed_worker_leaves_its_evidence_and_fails_what_it_had(random_model: Path) -> None:
     exits: list[Exit] = []
     worker = await Worker.start("builtin", lambda _, died: exits.append(died))
-    await worker.load(str(random_model), prefill_step=64, max_running=2, timeout_s=60)
+    await worker.load(str(random_model), prefill_step=64, prefill_gap=9, timeout_s=60)
     stream = worker.insert(PROMPT, prompt_len=8, max_tokens=100_000, eos=[], sampling=GREEDY)
     await stream.take()
     worker.process.kill()
@@ -210,7 +210,7 @@ async def test_a_killed_worker_leaves_its_evidence_and_fails_what_it_had(random_
 
 async def test_a_tool_call_to_a_dead_worker_is_an_error_and_not_a_wait(random_model: Path) -> None:
     worker = await Worker.start("builtin")
-    await worker.load(str(random_model), prefill_step=64, max_running=2, timeout_s=60)
+    await worker.load(str(random_model), prefill_step=64, prefill_gap=9, timeout_s=60)
     worker.process.kill()
     async with asyncio.timeout(20):
         with pytest.raises(WorkerDied, match="SIGKILL"):
@@ -223,7 +223,7 @@ async def test_a_tool_call_to_a_dead_worker_is_an_error_and_not_a_wait(random_mo
 async def test_a_load_that_takes_too_long_is_told_from_any_other_death(random_model: Path) -> None:
     worker = await Worker.start("builtin")
     with pytest.raises(LoadTimedOut, match=r"longer than 0.001 s; raise \[engine\] load_timeout"):
-        await worker.load(str(random_model), prefill_step=64, max_running=2, timeout_s=0.001)
+        await worker.load(str(random_model), prefill_step=64, prefill_gap=9, timeout_s=0.001)
     assert not worker.alive
 
 
@@ -266,7 +266,7 @@ async def test_openblas_is_used_where_it_is_and_missed_by_name_where_it_is_not(r
     worker = await Worker.start("auto")
     assert worker.hello is not None
     assert worker.hello.blas == ("openblas" if there else "builtin")
-    await worker.load(str(random_model), prefill_step=64, max_running=2, timeout_s=60)
+    await worker.load(str(random_model), prefill_step=64, prefill_gap=9, timeout_s=60)
     assert len(await ids(worker, PROMPT, 4, GREEDY)) == 4
     await worker.stop()
     if not there:

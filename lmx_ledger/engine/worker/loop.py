@@ -1,9 +1,7 @@
-"""The step loop: take commands, let mlx-lm's BatchGenerator do one step, send one frame.
+"""The step loop: take commands, let every group that is due take a step, read a piece of a prompt, and again.
 
-Everything MLX is on this thread.
-
-An exception inside a step ends the process: its traceback is on stderr, its last acts are in the flight recorder, and
-the daemon owns what happens next.
+Everything MLX is on this thread. An exception from mlx-lm costs the streams that were in that step a second reading,
+and only a stream that fails alone, twice without a token in between, is failed.
 """
 
 import importlib.metadata
@@ -11,19 +9,24 @@ import json
 import os
 import queue
 import socket
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import mlx.core as mx
 import msgspec
-from mlx_lm.generate import BatchGenerator, StopSequences
 
 from lmx_ledger.engine import protocol as wire
 from lmx_ledger.engine.recorder import FlightRecorder
+from lmx_ledger.engine.worker import schedule
 from lmx_ledger.engine.worker.model import ResidentModel, read_model
-from lmx_ledger.engine.worker.sampling import greedy, make_processors, make_sampler, read_logprob
+from lmx_ledger.engine.worker.rows import Group, Row, Told
 
-_PREFILL_ROWS = 4
+_LARGE: Final = 4_096
+"""Tokens of a row whose memory is given back to the system as soon as it leaves."""
+_TIDY_EVERY: Final = 512
+_TRIES_ALONE: Final = 2
 
 
 class StepLoop:
@@ -37,14 +40,18 @@ class StepLoop:
         self._recorder = recorder
         self._blas = blas
         self._model: ResidentModel | None = None
-        self._generator: BatchGenerator | None = None
-        self._streams: dict[int, wire.Insert] = {}
-        self._uid_of: dict[int, int] = {}
-        self._stops: dict[tuple[int, ...], StopSequences] = {}
+        self._most_read = 0
+        self._gap = 1.0
+        self._rows: dict[int, Row] = {}
+        self._reading: dict[int, Row] = {}
+        self._groups: list[Group] = []
+        self._turns = schedule.Turns()
+        self._speed = schedule.Speed()
+        self._queued = schedule.Queued()
         self._steps = 0
 
     def run(self) -> None:
-        """Until shutdown: wait for a command when idle, else step."""
+        """Until shutdown: wait for a command when idle, else go round."""
         self._send(
             wire.Hello(
                 pid=os.getpid(),
@@ -57,13 +64,17 @@ class StepLoop:
         )
         self._recorder.note("ready")
         while True:
-            if not self._streams and not self._obey(self._inbox.get()):
+            if not self._rows and not self._obey(self._inbox.get()):
                 return
             while not self._inbox.empty():
                 if not self._obey(self._inbox.get()):
                     return
-            if self._streams:
-                self._step()
+            if self._groups:
+                self._decode()
+            if self._reading:
+                self._read()
+
+    # --- commands ----------------------------------------------------------------------------------------------------
 
     def _obey(self, command: wire.Command) -> bool:
         """Carry out one command; False for the last one."""
@@ -88,17 +99,7 @@ class StepLoop:
         except Exception as error:  # noqa: BLE001 - any architecture's code may raise anything; all of it means "cannot be served"
             self._send(wire.LoadFailed(error=f"{type(error).__name__}: {error}"))
             return
-        self._model = model
-        self._generator = BatchGenerator(
-            model.module,
-            sampler=greedy,
-            completion_batch_size=max(command.max_running, _PREFILL_ROWS),
-            prefill_batch_size=_PREFILL_ROWS,
-            prefill_step_size=command.prefill_step,
-        )
-        # On Metal the constructor raises the wired limit of the whole machine (tied to kernel panics under
-        # concurrency, ml-explore/mlx#3186); close() only puts it back, the generator stays usable.
-        self._generator.close()
+        self._model, self._most_read, self._gap = model, command.prefill_step, command.prefill_gap
         self._recorder.note(f"loaded {model.architecture}, {model.weights_bytes} bytes")
         self._send(
             wire.Loaded(
@@ -113,75 +114,31 @@ class StepLoop:
 
     def _insert(self, command: wire.Insert) -> None:
         self._recorder.note(f"insert {command.stream}: {len(command.prompt)} tokens, at most {command.max_tokens} more")
-        if self._generator is None or self._model is None:
+        if self._model is None:
             self._send(wire.Refused(stream=command.stream, error="no model is loaded"))
             return
         vocab = self._model.vocab
         if not all(0 <= token < vocab for token in command.prompt):
             self._send(wire.Refused(stream=command.stream, error=f"a token id is outside the vocabulary of {vocab}"))
             return
-        eos = tuple(command.eos)
-        if eos not in self._stops:
-            self._stops[eos] = StopSequences([[token] for token in eos])
-        try:
-            (uid,) = self._generator.insert(
-                [command.prompt],
-                max_tokens=[command.max_tokens],
-                samplers=[make_sampler(command.sampling, vocab, len(command.prompt) - command.prompt_len)],
-                logits_processors=[make_processors(command.sampling, vocab, command.prompt_len)],
-                stop_sequences=[self._stops[eos]],
-            )
-        except ValueError as error:
-            self._send(wire.Refused(stream=command.stream, error=str(error)))
-            return
-        self._streams[uid] = command
-        self._uid_of[command.stream] = uid
-
-    def _cancel(self, streams: list[int]) -> None:
-        uids = [self._uid_of.pop(stream) for stream in streams if stream in self._uid_of]
-        if not uids or self._generator is None:
-            return
-        self._recorder.note(f"cancel {len(uids)} streams")
-        self._generator.remove(uids)
-        for uid in uids:
-            del self._streams[uid]
-        if not self._streams:
-            mx.clear_cache()
-
-    def _step(self) -> None:
-        assert self._generator is not None  # noqa: S101 - streams exist only behind a loaded model
-        self._steps += 1
-        self._recorder.note(f"step {self._steps}, streams: {len(self._streams)}")
-        reading, generated = self._generator.next()
-        tokens = []
-        for response in generated:
-            stream = self._streams[response.uid]
-            tokens.append(
-                wire.Token(
-                    stream=stream.stream,
-                    id=response.token,
-                    finish=response.finish_reason,
-                    logprob=_logprob(stream.sampling, response),
+        if not command.prompt or command.max_tokens < 1:
+            self._send(
+                wire.Refused(
+                    stream=command.stream, error="a stream needs a prompt that is not empty and room for a token"
                 )
             )
-            if response.finish_reason is not None:
-                del self._streams[response.uid]
-                del self._uid_of[stream.stream]
-        prefill = [
-            wire.Prefill(stream=self._streams[r.uid].stream, done=r.progress[0], total=r.progress[1])
-            for r in reading
-            if r.uid in self._streams
-        ]
-        self._send(
-            wire.Step(
-                tokens=tokens,
-                prefill=prefill,
-                active_bytes=mx.get_active_memory(),
-                peak_bytes=mx.get_peak_memory(),
-            )
-        )
-        if not self._streams:
-            mx.clear_cache()
+            return
+        self._rows[command.stream] = self._reading[command.stream] = Row(command, vocab)
+
+    def _cancel(self, streams: list[int]) -> None:
+        gone = [self._rows.pop(stream) for stream in streams if stream in self._rows]
+        if not gone:
+            return
+        self._recorder.note(f"cancel {len(gone)} streams")
+        for row in gone:
+            self._reading.pop(row.insert.stream, None)
+        self._groups = [group for group in self._groups if group.drop(gone)]
+        self._tidy(gone)
 
     def _parse_tool(self, command: wire.ParseTool) -> None:
         self._recorder.note(f"parse a tool call of {len(command.text)} characters")
@@ -198,6 +155,146 @@ class StepLoop:
             report = wire.ToolParsed(call=command.call, calls_json=None, error=f"{type(error).__name__}: {error}")
         self._send(report)
 
+    # --- decoding ----------------------------------------------------------------------------------------------------
+
+    def _decode(self) -> None:
+        """One step of every group that is due."""
+        steps_s = [group.step_s.value or 0.0 for group in self._groups]
+        known = [step_s for step_s in steps_s if step_s]
+        turns = [step_s or min(known, default=1.0) for step_s in steps_s]
+        due = schedule.due(turns, [group.rounds_waited for group in self._groups])
+        for number, group in enumerate(list(self._groups)):
+            if number not in due:
+                group.rounds_waited += 1
+                continue
+            group.rounds_waited = 0
+            self._step(group)
+        self._join()
+
+    def _step(self, group: Group) -> None:
+        self._steps += 1
+        self._recorder.note(f"step {self._steps}: {len(group.rows)} rows of up to {max(group.lengths)} tokens")
+        was, ticket = list(group.rows), group.ticket
+        group.ticket = self._queued.give(group.step_s, time.monotonic())
+        try:
+            told = group.step()
+        except Exception as error:  # noqa: BLE001 - whatever mlx-lm or an architecture raises, its streams go on
+            self._groups.remove(group)
+            self._recover(was, error)
+            return
+        self._queued.waited(ticket, time.monotonic())
+        if not group.rows:
+            self._groups.remove(group)
+        tokens = [_token(one) for one in told]
+        gone = [self._rows.pop(token.stream) for token in tokens if token.finish is not None]
+        self._report(tokens)
+        if gone or self._steps % _TIDY_EVERY == 0:
+            self._tidy(gone)
+
+    def _join(self) -> None:
+        """Like groups become one."""
+        while True:
+            able = [group for group in self._groups if group.can_share]
+            pair = schedule.to_join([group.lengths for group in able])
+            if pair is None:
+                return
+            first, second = able[pair[0]], able[pair[1]]
+            self._recorder.note(f"join {len(first.rows)} rows and {len(second.rows)}")
+            was = [*first.rows, *second.rows]
+            self._groups.remove(second)
+            try:
+                first.take_in(second)
+            except Exception as error:  # noqa: BLE001 - as in a step
+                self._groups.remove(first)
+                self._recover(was, error)
+
+    # --- reading prompts ---------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """A piece of one prompt, as long as those who decode can wait; a prompt that is read joins them."""
+        assert self._model is not None  # noqa: S101 - rows exist only behind a loaded model
+        number = self._turns.next({stream: row.insert.owner for stream, row in self._reading.items()})
+        row = self._reading[number]
+        tokens = min(row.unread, self._speed.chunk(self._room_s(), self._most_read)) if row.unread else 0
+        self._recorder.note(f"read {tokens} tokens of {number}, {row.read} of {len(row.tokens)} are read")
+        try:
+            if not row.cache:
+                row.begin_reading(self._model.module)
+            if tokens:
+                self._read_piece(row, tokens)
+            if not row.unread:
+                row.end_reading()
+                group = Group(self._model.module, self._model.vocab, row)
+                group.ticket = self._queued.give(group.step_s, time.monotonic())
+        except Exception as error:  # noqa: BLE001 - as in a step
+            self._recover([row], error)
+            return
+        if not row.unread:
+            del self._reading[number]
+            self._groups.append(group)
+            self._join()
+        done, total = row.read + (not row.unread), len(row.tokens)
+        self._report([], [wire.Prefill(stream=number, done=done, total=total)])
+
+    def _read_piece(self, row: Row, tokens: int) -> None:
+        assert self._model is not None  # noqa: S101 - as above
+        began_s = time.monotonic()
+        self._model.module(mx.array([row.tokens[row.read : row.read + tokens]]), cache=row.cache)
+        mx.eval([part.state for part in row.cache])
+        row.read += tokens
+        self._speed.seen(tokens, self._queued.waited_for_all(began_s, time.monotonic()))
+        self._turns.read(row.insert.owner, tokens, row.insert.weight)
+
+    def _room_s(self) -> float:
+        """How long the next piece may take."""
+        if not self._groups:
+            return schedule.ALONE_S
+        known = [group.step_s.value for group in self._groups if group.step_s.value]
+        if not known:
+            return 0.0
+        return min(self._gap * min(known), schedule.ALONE_S) - sum(known)
+
+    # --- failures ----------------------------------------------------------------------------------------------------
+
+    def _recover(self, rows: Sequence[Row], error: Exception) -> None:
+        """Have the rows of what failed read again, each for itself from now on until it gives a token."""
+        said = f"{type(error).__name__}: {error}"
+        self._recorder.note(f"failed with {len(rows)} rows: {said}")
+        again = []
+        for row in rows:
+            stream = row.insert.stream
+            row.forget()
+            row.suspect = True
+            if len(rows) == 1:
+                row.failed_alone += 1
+            if row.failed_alone >= _TRIES_ALONE:
+                del self._rows[stream]
+                self._reading.pop(stream, None)
+                self._send(wire.Failed(stream=stream, error=said))
+            else:
+                self._reading[stream] = row
+                again.append(stream)
+        self._queued = schedule.Queued()
+        mx.clear_cache()
+        if again:
+            self._send(wire.Recovered(streams=again, error=said))
+
+    # --- memory and reports ------------------------------------------------------------------------------------------
+
+    def _tidy(self, gone: Sequence[Row]) -> None:
+        if not self._rows or not gone or any(len(row.tokens) >= _LARGE for row in gone):
+            mx.clear_cache()
+
+    def _report(self, tokens: list[wire.Token], prefill: Sequence[wire.Prefill] = ()) -> None:
+        self._send(
+            wire.Step(
+                tokens=tokens,
+                prefill=list(prefill),
+                active_bytes=mx.get_active_memory(),
+                peak_bytes=mx.get_peak_memory(),
+            )
+        )
+
     def _send(self, report: wire.Report) -> None:
         try:
             self._sock.sendall(wire.frame(report))
@@ -205,10 +302,10 @@ class StepLoop:
             os._exit(0)
 
 
-def _logprob(sampling: wire.Sampling, response: Any) -> wire.Logprob | None:
-    if not sampling.logprobs:
-        return None
-    return read_logprob(response.logprobs, response.token, sampling.top_logprobs)
+def _token(told: Told) -> wire.Token:
+    row = told.row
+    finish = "stop" if told.token in row.eos else "length" if row.left == 0 else None
+    return wire.Token(stream=row.insert.stream, id=told.token, finish=finish, logprob=told.logprob)
 
 
 def _calls_json(calls: list[Any]) -> str:

@@ -1,0 +1,214 @@
+"""Streams as the worker knows them: prompt, tokens so far, cache; and groups of them that take their steps together."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+
+from lmx_ledger.engine.protocol import Insert, Logprob
+from lmx_ledger.engine.worker.sampling import Draw, LogitsProcessor, make_processors, read_logprob
+from lmx_ledger.engine.worker.schedule import Mean
+
+_CACHE_STEP = 256
+
+
+class Row:
+    """One stream. `tokens` is all that it consists of (prompt, then what was told), of which the cache has `read`."""
+
+    def __init__(self, insert: Insert, vocab: int) -> None:
+        self.insert = insert
+        self.tokens = list(insert.prompt)
+        self.processors: list[LogitsProcessor] = make_processors(insert.sampling, vocab, insert.prompt_len)
+        self.eos = frozenset(insert.eos)
+        self.read = 0
+        self.cache: list[Any] = []
+        # Failed in company since its last token: it is tried alone until it gives one.
+        self.suspect = False
+        self.failed_alone = 0
+
+    @property
+    def told(self) -> int:
+        """Tokens that the daemon has had from this worker."""
+        return len(self.tokens) - len(self.insert.prompt)
+
+    @property
+    def left(self) -> int:
+        """Tokens that it may still give."""
+        return self.insert.max_tokens - self.told
+
+    @property
+    def unread(self) -> int:
+        """Tokens that the cache lacks before the next one can be drawn; the last of all is not among them."""
+        return len(self.tokens) - 1 - self.read
+
+    def begin_reading(self, module: nn.Module) -> None:
+        """An empty cache, made for all of it at once where that can be: growing it copies it each time."""
+        self.cache, self.read = make_prompt_cache(module), 0
+        whole = (len(self.tokens) + _CACHE_STEP - 1) // _CACHE_STEP * _CACHE_STEP
+        for part in self.cache:
+            if type(part) is KVCache:
+                part.step = whole
+
+    def end_reading(self) -> None:
+        """From here on the cache grows by little."""
+        for part in self.cache:
+            if type(part) is KVCache:
+                part.step = _CACHE_STEP
+
+    def forget(self) -> None:
+        """Let the cache go; it is read again from the first token."""
+        self.cache, self.read = [], 0
+
+
+class Told(NamedTuple):
+    """One token of one row, with its log-probabilities where the row asked for them."""
+
+    row: Row
+    token: int
+    logprob: Logprob | None
+
+
+class Group:
+    """Rows whose caches are one batch. Each step begins the next one before it waits: the device is never idle.
+
+    An exception leaves it unusable; the rows' own tokens are then what was told.
+    """
+
+    def __init__(self, module: nn.Module, vocab: int, row: Row) -> None:
+        """Of one row that is read but for its last token; that one is put through, the first draw is under way."""
+        self._module = module
+        self._vocab = vocab
+        self.rows = [row]
+        # Alone, a row keeps the cache that it was read into: no padding, no mask, no copy.
+        self._cache, row.cache = row.cache, []
+        self._alone = True
+        # What a step of it takes, how many rounds it has let pass, and what it waits for (see `schedule.Queued`).
+        self.step_s = Mean()
+        self.rounds_waited = 0
+        self.ticket = 0
+        self._tokens = mx.array([row.tokens[-1]])
+        self._under_way = 0
+        self._logprobs: mx.array | None = None
+        self._draw = self._new_draw()
+        self._launch()
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [len(row.tokens) for row in self.rows]
+
+    @property
+    def can_share(self) -> bool:
+        """Whether others may join it: not every kind of cache can be a batch, and a suspect is alone."""
+        return not self.rows[0].suspect and (not self._alone or all(map(_can_share, self._cache)))
+
+    def take_in(self, other: "Group") -> None:
+        """Have the rows of another group from now on; that one is used up."""
+        for group in (self, other):
+            group._as_batch()
+        for own, new in zip(self._cache, other._cache, strict=True):
+            own.extend(new)
+        self.rows += other.rows
+        self._tokens = mx.concatenate([self._tokens, other._tokens])
+        if self._logprobs is not None or other._logprobs is not None:
+            self._logprobs = mx.concatenate([self._known_logprobs(), other._known_logprobs()])
+        self._draw = self._new_draw()
+
+    def drop(self, rows: Sequence[Row]) -> bool:
+        """Go on without some rows; False when none is left."""
+        keep = [number for number, row in enumerate(self.rows) if row not in rows]
+        if len(keep) < len(self.rows):
+            self._keep(keep)
+        return bool(self.rows)
+
+    def step(self) -> list[Told]:
+        """The token of each row that was under way; rows that are done have left. Waits for the device."""
+        tokens, rows, logprobs = self._tokens, self.rows, self._logprobs
+        # Whoever has its last token need not put it through.
+        keep = [number for number, row in enumerate(rows) if row.left > 1]
+        if len(keep) < len(rows):
+            self._keep(keep)
+        if self.rows:
+            self._launch()
+        drawn: list[int] = np.array(tokens).tolist()
+        told = [
+            Told(row, token, self._logprob(row, token, logprobs, number))
+            for number, (row, token) in enumerate(zip(rows, drawn, strict=True))
+        ]
+        # Nothing can fail from here on: a token that is a row's is told.
+        for row, token, _ in told:
+            row.tokens.append(token)
+            row.suspect, row.failed_alone = False, 0
+        ended = [row for row in self.rows if row.tokens[-1] in row.eos]
+        if ended:
+            self.drop(ended)
+        return told
+
+    def _launch(self) -> None:
+        """Put the tokens through and draw the next ones, without waiting."""
+        logits = self._module(self._tokens[:, None], cache=self._cache)[:, -1, :]
+        if any(row.processors for row in self.rows):
+            logits = mx.concatenate([self._processed(n, row, logits[n : n + 1]) for n, row in enumerate(self.rows)])
+        drawn = self._draw(logits)
+        self._logprobs = None
+        if any(row.insert.sampling.logprobs for row in self.rows):
+            self._logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+            mx.async_eval(drawn, self._logprobs)  # type: ignore[no-untyped-call]
+        else:
+            mx.async_eval(drawn)  # type: ignore[no-untyped-call]
+        self._tokens, self._under_way = drawn, 1
+
+    def _logprob(self, row: Row, token: int, logprobs: mx.array | None, number: int) -> Logprob | None:
+        wanted = row.insert.sampling
+        if logprobs is None or not wanted.logprobs:
+            return None
+        return read_logprob(logprobs[number], token, wanted.top_logprobs)
+
+    def _processed(self, number: int, row: Row, logits: mx.array) -> mx.array:
+        if row.processors:
+            # One that is under way is not among the row's tokens yet.
+            so_far = mx.array(row.tokens)
+            if self._under_way:
+                so_far = mx.concatenate([so_far, self._tokens[number : number + 1]])
+            for process in row.processors:
+                logits = process(so_far, logits)
+        return logits
+
+    def _keep(self, keep: list[int]) -> None:
+        self.rows = [self.rows[number] for number in keep]
+        if not keep:
+            self._cache = []
+            return
+        if len(keep) < len(self._tokens):
+            kept = mx.array(keep)
+            for part in self._cache:
+                part.filter(keep)
+            self._tokens = self._tokens[kept]
+            if self._logprobs is not None:
+                self._logprobs = self._logprobs[kept]
+        self._draw = self._new_draw()
+
+    def _new_draw(self) -> Draw:
+        return Draw(
+            [row.insert.sampling for row in self.rows],
+            self._vocab,
+            [len(row.tokens) - row.insert.prompt_len + self._under_way for row in self.rows],
+        )
+
+    def _as_batch(self) -> None:
+        if self._alone:
+            self._cache = [part.merge([part]) for part in self._cache]
+            self._alone = False
+
+    def _known_logprobs(self) -> mx.array:
+        if self._logprobs is None:
+            return mx.zeros((len(self.rows), self._vocab))
+        return self._logprobs
+
+
+def _can_share(part: Any) -> bool:
+    # A batch of rotating caches forgets the first tokens that `keep` stands for.
+    return hasattr(part, "merge") and not (isinstance(part, RotatingKVCache) and part.keep)

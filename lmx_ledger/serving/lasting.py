@@ -1,0 +1,144 @@
+"""One choice's tokens, whichever worker gives them: when one dies, its successor goes on behind the last token."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final, NamedTuple
+
+from lmx_ledger.core.clock import elapsed_ms, mono_ns
+from lmx_ledger.engine.client import EngineError, EngineStream, Item, Worker, WorkerDied
+from lmx_ledger.engine.protocol import Recovered, Sampling, Token
+from lmx_ledger.serving.models import ServedModel
+
+FRUITLESS: Final = 3
+"""Workers that may die under a stream without a token in between: then it is taken for what kills them."""
+
+
+class Work(NamedTuple):
+    """What is asked of the engine for one choice."""
+
+    prompt: list[int]
+    max_tokens: int
+    eos: list[int]
+    sampling: Sampling
+    owner: int
+
+
+class Resumed(NamedTuple):
+    """A stream goes on: why it had stopped, behind how many tokens, how many were read again, and for how long."""
+
+    reason: str
+    error: str
+    tokens: int
+    reread_tokens: int
+    gap_ms: float
+
+
+class LastingStream:
+    """Iterate over lists of what came, until it has finished.
+
+    The daemon holds the ids that were given; position i of the answer is drawn with the same key wherever that is done,
+    so nothing is lost, repeated or taken back. `on_left` is called once, when no worker has more to do for it;
+    `on_resumed` with the first token behind each interruption.
+
+    Raises, while iterating:
+        WorkerDied: three workers died under it, and none of them gave a token.
+        EngineError: it was refused, failed by itself, or was ended.
+        ModelUnavailable: there is no worker to be had.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        work: Work,
+        on_left: Callable[["LastingStream"], None],
+        on_resumed: Callable[["LastingStream", Resumed], None],
+    ) -> None:
+        self._model = model
+        self._work = work
+        self._on_left = on_left
+        self._on_resumed = on_resumed
+        self._ids: list[int] = []
+        self._worker: Worker | None = None
+        self._stream: EngineStream | None = None
+        self._waiting: asyncio.Future[Worker] | None = None
+        self._ended: EngineError | None = None
+        self._fruitless = 0
+        self._last_ns = mono_ns()
+        self._interrupted: tuple[str, str] | None = None
+
+    async def begin(self) -> None:
+        """Give it to the model's worker, as soon as there is one.
+
+        Raises:
+            EngineError: it was ended meanwhile.
+            ModelUnavailable: there is no worker to be had.
+        """
+        while True:
+            if self._ended is not None:
+                raise self._ended
+            self._waiting = self._model.next_worker()
+            worker = await self._waiting
+            self._waiting = None
+            try:
+                self._stream = worker.insert(
+                    self._work.prompt + self._ids,
+                    prompt_len=len(self._work.prompt),
+                    max_tokens=self._work.max_tokens - len(self._ids),
+                    eos=self._work.eos,
+                    sampling=self._work.sampling,
+                    owner=self._work.owner,
+                    on_left=self._left,
+                )
+            except WorkerDied:
+                continue
+            self._worker = worker
+            return
+
+    async def __aiter__(self) -> AsyncIterator[list[Item]]:
+        while True:
+            assert self._stream is not None  # noqa: S101 - begin() comes first
+            try:
+                async for items in self._stream:
+                    self._note(items)
+                    yield items
+                return
+            except WorkerDied as died:
+                self._fruitless += 1
+                if self._ended is not None or self._fruitless >= FRUITLESS:
+                    raise
+                self._interrupted = "worker_died", str(died)
+            await self.begin()
+
+    def cancel(self) -> None:
+        """No more of it; harmless when repeated."""
+        self.fail(EngineError("the stream was ended"))
+
+    def fail(self, error: EngineError) -> None:
+        """End it; whoever iterates gets the error."""
+        if self._ended is None:
+            self._ended = error
+        if self._worker is not None and self._stream is not None:
+            self._worker.cancel(self._stream)
+            self._stream.fail(error)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(error)
+        self._on_left(self)
+
+    def _note(self, items: list[Item]) -> None:
+        tokens = [item for item in items if isinstance(item, Token)]
+        if failed := [item for item in items if isinstance(item, Recovered)]:
+            self._interrupted = "step_failed", failed[-1].error
+        if not tokens:
+            return
+        now = mono_ns()
+        if self._interrupted is not None:
+            reason, error = self._interrupted
+            reread = len(self._work.prompt) + len(self._ids)
+            gap_ms = elapsed_ms(self._last_ns, now)
+            self._on_resumed(self, Resumed(reason, error, len(self._ids), reread, gap_ms))
+        self._interrupted, self._fruitless, self._last_ns = None, 0, now
+        self._ids += [token.id for token in tokens]
+
+    def _left(self, stream: EngineStream) -> None:
+        if not isinstance(stream.error, WorkerDied):
+            self._on_left(self)
