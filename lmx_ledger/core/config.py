@@ -152,6 +152,9 @@ class EngineSection(_Section):
         9, ge=2, le=1000, description="While others decode, a piece of a prompt lasts at most so many of their steps."
     )
     load_timeout: Seconds = Field(300.0, description="A model that is not loaded by then has failed.")
+    hang_timeout: Seconds = Field(
+        30.0, description="A worker that has work and is silent for so long is replaced; its streams go on."
+    )
 
 
 class QueueSection(_Section):

@@ -88,6 +88,7 @@ class ModelKeeper:
         worker: Worker | None = None
         try:
             worker = await Worker.start(engine.blas, self._on_exit)
+            worker.hang_timeout_s = engine.hang_timeout
             self._note_start(worker, cause)
             loaded = await worker.load(
                 str(text.folder),

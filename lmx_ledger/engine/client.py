@@ -342,7 +342,7 @@ class Worker:
 
     async def _watch_liveness(self) -> None:
         while self.alive:
-            await asyncio.sleep(self.hang_timeout_s / 10)
+            await asyncio.sleep(min(self.hang_timeout_s / 10, 1.0))
             silent_s = elapsed_ms(self._heard_ns) / 1e3
             if self._streams and silent_s > max(self.hang_timeout_s, 10 * self._longest_silence_s):
                 self._hung = True
