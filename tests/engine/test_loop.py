@@ -1,0 +1,183 @@
+"""The step loop in this process, with a real model that fails when it is told to."""
+
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.models import llama
+
+from lmx_ledger.engine import protocol as wire
+from lmx_ledger.engine.recorder import FlightRecorder
+from lmx_ledger.engine.worker.loop import StepLoop
+
+POISON = 77
+
+
+class Engine:
+    """A step loop on a thread of its own, and the daemon's end of its line."""
+
+    def __init__(self, model: Path) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.settimeout(60)
+        self._inbox: queue.SimpleQueue[wire.Command] = queue.SimpleQueue()
+        self.recorder = FlightRecorder.create()
+        loop = StepLoop(self._theirs, self._inbox, self.recorder, "builtin")
+        self._thread = threading.Thread(target=loop.run, daemon=True)
+        self._thread.start()
+        self._inbox.put(wire.Load(path=str(model), prefill_step=64, prefill_gap=9))
+        assert isinstance(self.report(), wire.Hello)
+        assert isinstance(self.report(), wire.Loaded)
+        self._numbers = 0
+
+    def insert(self, prompt: list[int], max_tokens: int, **sampling: Any) -> int:
+        self._numbers += 1
+        drawn = wire.Sampling(**{"temperature": 0.0, **sampling})
+        self._inbox.put(
+            wire.Insert(
+                stream=self._numbers,
+                prompt=prompt,
+                prompt_len=len(prompt),
+                max_tokens=max_tokens,
+                eos=[],
+                sampling=drawn,
+                owner=self._numbers,
+            )
+        )
+        return self._numbers
+
+    def cancel(self, stream: int) -> None:
+        self._inbox.put(wire.Cancel(streams=[stream]))
+
+    def report(self) -> wire.Report:
+        body = wire.read_frame(self._ours)
+        assert body is not None
+        return wire.decode_report(body)
+
+    def until_done(self, streams: list[int]) -> "Outcome":
+        """Reports until each of the streams has ended."""
+        outcome, left = Outcome(), set(streams)
+        while left:
+            report = self.report()
+            outcome.reports.append(report)
+            if isinstance(report, wire.Step):
+                for token in report.tokens:
+                    outcome.tokens.setdefault(token.stream, []).append(token.id)
+                left -= {token.stream for token in report.tokens if token.finish}
+            elif isinstance(report, wire.Failed | wire.Refused):
+                left.discard(report.stream)
+        return outcome
+
+    def stop(self) -> None:
+        self._inbox.put(wire.Shutdown())
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        self._ours.close()
+        self._theirs.close()
+        self.recorder.close()
+
+
+class Outcome:
+    def __init__(self) -> None:
+        self.reports: list[wire.Report] = []
+        self.tokens: dict[int, list[int]] = {}
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [report for report in self.reports if isinstance(report, kind)]
+
+
+@pytest.fixture
+def engine(random_model: Path) -> Iterator[Engine]:
+    running = Engine(random_model)
+    yield running
+    running.stop()
+
+
+def fail_when(monkeypatch: pytest.MonkeyPatch, wrong: Callable[[np.ndarray[Any, Any]], bool]) -> None:
+    forward = llama.Model.__call__
+
+    def failing(self: Any, inputs: mx.array, *rest: Any, **more: Any) -> Any:
+        if wrong(np.array(inputs)):
+            raise RuntimeError("[matmul] a kernel fails")
+        return forward(self, inputs, *rest, **more)
+
+    monkeypatch.setattr(llama.Model, "__call__", failing)
+
+
+def prompt(seed: int, length: int) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(100, 250, length)]
+
+
+def test_after_an_exception_every_stream_of_the_step_goes_on_as_if_nothing_had_been(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = [
+        {},
+        {"temperature": 1.0, "seed": 9},
+        {"temperature": 0.8, "top_p": 0.9, "seed": 4, "frequency_penalty": 0.5},
+        {"repetition_penalty": 1.3},
+    ]
+    undisturbed = engine.until_done([engine.insert(prompt(n, 20 + n), 40, **asked[n]) for n in range(4)])
+    steps = 0
+
+    def wrong(inputs: np.ndarray[Any, Any]) -> bool:
+        nonlocal steps
+        steps += inputs.shape == (4, 1)
+        return inputs.shape == (4, 1) and steps in {10, 25}
+
+    fail_when(monkeypatch, wrong)
+    again = engine.until_done([engine.insert(prompt(n, 20 + n), 40, **asked[n]) for n in range(4)])
+    assert [again.tokens[n] for n in range(5, 9)] == [undisturbed.tokens[n] for n in range(1, 5)]
+    assert [sorted(report.streams) for report in again.of(wire.Recovered)] == [[5, 6, 7, 8]] * 2
+    assert again.of(wire.Failed) == []
+    assert any("failed with 4 rows" in note for note in engine.recorder.last(64))
+
+
+def test_only_the_stream_that_fails_alone_twice_is_failed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = [engine.insert(prompt(n, 30), 60) for n in range(3)]
+    undisturbed = engine.until_done(good)
+    fail_when(monkeypatch, lambda inputs: bool((inputs == POISON).any()))
+    again = [engine.insert(prompt(n, 30), 60) for n in range(3)]
+    bad = engine.insert([*prompt(9, 30), POISON], 60)
+    outcome = engine.until_done([*again, bad])
+    assert [outcome.tokens[n] for n in again] == [undisturbed.tokens[n] for n in good]
+    (failed,) = outcome.of(wire.Failed)
+    assert failed.stream == bad
+    assert "a kernel fails" in failed.error
+    assert bad not in outcome.tokens
+    assert [report.streams for report in outcome.of(wire.Recovered)] == [[bad]]
+
+
+def test_a_long_prompt_and_short_ones_do_not_wait_for_each_other(engine: Engine) -> None:
+    long = engine.insert(prompt(1, 1_900), 4)
+    short = [engine.insert(prompt(n, 12), 6) for n in range(2, 6)]
+    outcome = engine.until_done([long, *short])
+    ended = [token.stream for report in outcome.of(wire.Step) for token in report.tokens if token.finish is not None]
+    assert ended[-1] == long
+    read = [(p.stream, p.done) for report in outcome.of(wire.Step) for p in report.prefill]
+    first_of_long = next(at for at, (stream, _) in enumerate(read) if stream == long)
+    assert first_of_long < len(short) + 1
+    assert len([stream for stream, _ in read if stream == long]) > 5
+
+
+def test_a_stream_that_is_cancelled_while_its_prompt_is_read_gives_nothing_more(engine: Engine) -> None:
+    stays = engine.insert(prompt(3, 10), 200)
+    goes = engine.insert(prompt(4, 2_000), 5)
+    while not any(isinstance(r, wire.Step) and r.prefill and r.prefill[0].stream == goes for r in [engine.report()]):
+        pass
+    engine.cancel(goes)
+    outcome = engine.until_done([stays])
+    assert goes not in outcome.tokens
+    assert sum(p.stream == goes for report in outcome.of(wire.Step) for p in report.prefill) <= 2
+
+
+def test_rows_of_unlike_length_give_what_they_give_alone(engine: Engine) -> None:
+    lengths = (5, 40, 700, 1_500)
+    alone = [engine.until_done([engine.insert(prompt(n, n), 12)]).tokens for n in lengths]
+    together = engine.until_done([engine.insert(prompt(n, n), 12) for n in lengths])
+    assert [together.tokens[5 + at] for at in range(4)] == [next(iter(one.values())) for one in alone]
