@@ -439,6 +439,33 @@ class RequestFailed(EventData, frozen=True, kw_only=True):
     wall_ms: float
 
 
+# --- breakers -------------------------------------------------------------------------------------------------------
+
+
+@_event("breaker.opened", Severity.ERROR, durable=True)
+class BreakerOpened(EventData, frozen=True, kw_only=True):
+    """After `failures` in a row it (`engine`: a model's worker) is not tried for `for_s`; who asks is told so."""
+
+    name: str
+    failures: int
+    for_s: float
+    reason: str
+
+
+@_event("breaker.half_opened")
+class BreakerHalfOpened(EventData, frozen=True, kw_only=True):
+    """It is tried once more: a success closes the breaker, a failure opens it for longer."""
+
+    name: str
+
+
+@_event("breaker.closed")
+class BreakerClosed(EventData, frozen=True, kw_only=True):
+    """The try was a success."""
+
+    name: str
+
+
 # --- operators and the ledger itself --------------------------------------------------------------------------------
 
 

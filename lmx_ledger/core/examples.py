@@ -100,6 +100,14 @@ EXAMPLES: Final[tuple[EventData, ...]] = (
         completion_tokens=57,
         wall_ms=1_702.0,
     ),
+    ev.BreakerOpened(
+        name="engine",
+        failures=4,
+        for_s=2.0,
+        reason="the worker (pid 5121) was ended by SIGSEGV while: load /models/broken",
+    ),
+    ev.BreakerHalfOpened(name="engine"),
+    ev.BreakerClosed(name="engine"),
     ev.OperatorCommanded(command="stop", arguments={"timeout_s": 30.0}, via="SIGTERM"),
     ev.LedgerDropped(late=3, lost=0, reason="the disk was slower than the caller would wait"),
     ev.LedgerSealed(

@@ -24,6 +24,7 @@ from lmx_ledger.daemon.projector import Projector
 from lmx_ledger.daemon.reread import Rereader
 from lmx_ledger.daemon.retention import Keeper
 from lmx_ledger.daemon.socket import listen
+from lmx_ledger.daemon.standby import Standby
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
 from lmx_ledger.daemon.terminal import Terminal, say, warn
 from lmx_ledger.daemon.verifier import Verifier
@@ -182,7 +183,9 @@ class Daemon:
         table = ModelTable(models)
         self.settings.follow(lambda config: table.hold_waiting(config.queue.max_waiting))
         serving = Serving(table, ledger, self.settings)
-        self._supervisor = Supervisor([ModelKeeper(m, serving, ledger, self.config) for m in models])
+        standby = Standby(ledger, self.config.engine.blas) if self.config.engine.standby else None
+        keepers = [ModelKeeper(m, serving, ledger, self.config, standby=standby) for m in models]
+        self._supervisor = Supervisor(keepers, standby)
         serving.shelf = OnRequest(serving, self._supervisor, ledger, self.settings, self)
         context = Context(
             serving=serving,

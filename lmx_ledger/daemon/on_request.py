@@ -97,7 +97,14 @@ class OnRequest:
         model.settled.clear()
         model.state = ModelState.LOADING
         self._supervisor.add(
-            ModelKeeper(model, self._serving, self._ledger, self._settings.now, reason=REASON),
+            ModelKeeper(
+                model,
+                self._serving,
+                self._ledger,
+                self._settings.now,
+                reason=REASON,
+                standby=self._supervisor.standby,
+            ),
             cause,
         )
 

@@ -4,36 +4,47 @@ import asyncio
 import traceback
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.config import Config
+from lmx_ledger.daemon.standby import Standby
 from lmx_ledger.daemon.terminal import warn
 from lmx_ledger.engine.client import EngineError, Exit, LoadTimedOut, Worker, describe
+from lmx_ledger.guard.breaker import Breaker, State
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.serving.models import ModelState, ServedModel
 from lmx_ledger.serving.service import Serving
 from lmx_ledger.serving.text import TextModel
 from lmx_ledger.store.folder import ModelFolderError
 
-_DELAYS_S: Final = (0.0, 0.0, 0.5, 2.0, 5.0, 15.0, 30.0)
-_YOUNG_S: Final = 30.0
-_LOOP_DELAY_S: Final = 2.0
+_PROVED_S: Final = 30.0
+"""A worker that has lived so long has succeeded, also where nobody asked it for a token."""
+_TRIES: Final = 7
+"""Failures in a row after which a model that never served is given up."""
 
 
 class ModelKeeper:
     """One model's worker, from the first load to the daemon's end."""
 
     def __init__(
-        self, model: ServedModel, serving: Serving, ledger: Ledger, config: Config, *, reason: str = "configured"
+        self,
+        model: ServedModel,
+        serving: Serving,
+        ledger: Ledger,
+        config: Config,
+        *,
+        reason: str = "configured",
+        standby: Standby | None = None,
     ) -> None:
         self.model = model
         self._reason = reason
         self._serving = serving
         self._ledger = ledger
         self._config = config
-        self._young_deaths = 0
+        self._standby = standby
+        self._breaker = Breaker()
         self._restarts = 0
         # Why the last worker ended, or could not be had.
         self._why = ""
@@ -52,15 +63,25 @@ class ModelKeeper:
                 if self._restarts:
                     restarted = ev.EngineRestarted(pid=worker.pid, attempt=self._restarts, ms=elapsed_ms(began))
                     self._emit(restarted, cause)
-                serving_since = mono_ns()
+                await self._prove(worker)
                 await asyncio.shield(worker.exited)
-                if elapsed_ms(serving_since) > _YOUNG_S * 1e3:
-                    self._young_deaths = 0
             # The worker may have died before it was loaded; either way its exit is recorded by now.
-            self._young_deaths += 1
             self._restarts += 1
             reason, cause = "restart", self.model.exit_ticket
             await self._pause()
+
+    async def _prove(self, worker: Worker) -> None:
+        """Until the worker has given a token, has lived for a while, or is dead."""
+        proved: asyncio.Future[Any] = asyncio.create_task(worker.proved.wait())
+        either: set[asyncio.Future[Any]] = {proved, worker.exited}
+        try:
+            await asyncio.wait(either, timeout=_PROVED_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            proved.cancel()
+        if worker.proved.is_set() or worker.alive:
+            if self._breaker.state is State.HALF_OPEN:
+                self._emit(ev.BreakerClosed(name="engine"), self.model.loaded_seq)
+            self._breaker = self._breaker.succeeded()
 
     async def stop(self) -> None:
         """End the worker; the model is unloaded."""
@@ -87,9 +108,13 @@ class ModelKeeper:
         cause = await self._commit(started, cause) or cause
         worker: Worker | None = None
         try:
-            worker = await Worker.start(engine.blas, self._on_exit)
-            worker.hang_timeout_s = engine.hang_timeout
-            self._note_start(worker, cause)
+            worker = self._standby.take() if self._standby is not None else None
+            started_ms = 0.0
+            if worker is None:
+                worker = await Worker.start(engine.blas, self._on_exit)
+                started_ms = worker.age_ms
+            worker.on_exit, worker.hang_timeout_s = self._on_exit, engine.hang_timeout
+            self._note_start(worker, started_ms, cause)
             loaded = await worker.load(
                 str(text.folder),
                 prefill_step=engine.prefill_step,
@@ -106,14 +131,14 @@ class ModelKeeper:
         except EngineError as error:
             if worker is None or not worker.alive:
                 # It died; the exit is recorded and the caller tries again.
-                if self._has_served or self._young_deaths + 1 < len(_DELAYS_S):
+                if self._has_served or self._breaker.failures + 1 < _TRIES:
                     return True
             else:
                 await worker.stop()
             await self._failed(str(error), cause)
             return False
         except OSError as error:
-            # No process or descriptor to be had just now: that passes, so it is a young death like any other.
+            # No process or descriptor to be had just now: that passes, so it is a failure like any other.
             self._note_failure(f"no worker could be started: {error}", cause)
             return True
         except asyncio.CancelledError:
@@ -139,7 +164,7 @@ class ModelKeeper:
             await asyncio.shield(worker.exited)
         return True
 
-    def _note_start(self, worker: Worker, cause: ev.Cause) -> None:
+    def _note_start(self, worker: Worker, ms: float, cause: ev.Cause) -> None:
         hello = worker.hello
         assert hello is not None  # noqa: S101 - start() returns only behind the hello
         self._emit(
@@ -149,7 +174,7 @@ class ModelKeeper:
                 mlx_lm=hello.mlx_lm,
                 device=hello.device,
                 blas=hello.blas,
-                ms=worker.age_ms,
+                ms=ms,
             ),
             cause,
         )
@@ -197,15 +222,21 @@ class ModelKeeper:
                 self.model.state = ModelState.LOADING
 
     async def _pause(self) -> None:
-        """Wait before the next start. From two seconds on nobody is kept waiting for it: the model is unavailable."""
-        delay_s = _DELAYS_S[min(self._young_deaths, len(_DELAYS_S)) - 1]
-        if delay_s >= _LOOP_DELAY_S:
-            if (ticket := self.model.exit_ticket) is not None:
-                self.model.failed_seq = await self._ledger.seq_of(ticket)
-            self.model.failure = f"{self._why}; {self._young_deaths} failures in a row, next start soon"
+        """Wait before the next start. While the breaker is open nobody is kept waiting: the model is unavailable."""
+        self._breaker = self._breaker.failed()
+        pause_s = self._breaker.pause_s
+        if self._breaker.state is State.OPEN:
+            opened = ev.BreakerOpened(
+                name="engine", failures=self._breaker.failures, for_s=pause_s, reason=self._why[:2000]
+            )
+            self.model.failed_seq = await self._commit(opened, self.model.exit_ticket)
+            self.model.failure = f"{self._why}; {self._breaker.failures} failures in a row, next start soon"
             self.model.state = ModelState.FAILED
-            self.model.refuse_waiting(int(delay_s) + 1)
-        await asyncio.sleep(delay_s)
+            self.model.refuse_waiting(int(pause_s) + 1)
+        await asyncio.sleep(pause_s)
+        self._breaker = self._breaker.tried()
+        if self._breaker.state is State.HALF_OPEN:
+            self._emit(ev.BreakerHalfOpened(name="engine"), self.model.failed_seq)
 
     def _emit(self, data: ev.EventData, cause: ev.Cause) -> ev.Ticket:
         return self._ledger.emit(self._event(data, cause))
@@ -229,9 +260,10 @@ def _read_text(path: str) -> TextModel:
 
 
 class Supervisor:
-    """All keepers, each in a task of its own."""
+    """All keepers, each in a task of its own, and the standby that they share."""
 
-    def __init__(self, keepers: list[ModelKeeper]) -> None:
+    def __init__(self, keepers: list[ModelKeeper], standby: Standby | None = None) -> None:
+        self.standby = standby
         self._keepers = keepers
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -251,8 +283,10 @@ class Supervisor:
         self._tasks.append(task)
 
     async def settled(self) -> None:
-        """Until every model is resident or has failed."""
+        """Until every model is resident or has failed; a standby is due from then on."""
         await asyncio.gather(*(keeper.model.settled.wait() for keeper in self._keepers))
+        if self.standby is not None:
+            self._tasks.append(asyncio.create_task(self.standby.run()))
 
     async def stop(self) -> None:
         """End every worker."""

@@ -120,6 +120,8 @@ class Worker:
         self.hello: wire.Hello | None = None
         self.on_exit: Callable[[Worker, Exit], None] | None = None
         self.hang_timeout_s = HANG_TIMEOUT_S
+        self.proved = asyncio.Event()
+        """Set with the first token that it gives."""
         self.active_bytes = 0
         self.peak_bytes = 0
         self._heard_ns = started_ns
@@ -334,6 +336,8 @@ class Worker:
         for progress in step.prefill:
             if stream := self._streams.get(progress.stream):
                 stream.deliver(progress)
+        if step.tokens:
+            self.proved.set()
         for token in step.tokens:
             if stream := self._streams.get(token.stream):
                 stream.deliver(token)

@@ -1,0 +1,1 @@
+"""Where trouble is judged: pure policies, whose transitions are events."""
