@@ -176,6 +176,34 @@ def test_a_worker_that_hangs_is_replaced_and_its_stream_goes_on(
     assert resumed["cause"] == exited["seq"]
 
 
+def test_a_worker_that_always_dies_opens_the_breaker_and_a_token_closes_it(
+    start_daemon: Callable[[str], RunningDaemon], model_config: str
+) -> None:
+    daemon = start_daemon(model_config.replace("[engine]\n", "[engine]\nstandby = false\n"))
+    daemon.wait_event("model.loaded", model="chain")
+    killed: set[int] = set()
+    patience = time.monotonic() + 60
+    while not (opened := daemon.events(type="breaker.opened")):
+        assert time.monotonic() < patience
+        for started in daemon.events(type="engine.started", model="chain"):
+            if started["data"]["pid"] not in killed:
+                killed.add(started["data"]["pid"])
+                os.kill(started["data"]["pid"], signal.SIGKILL)
+    assert opened[0]["data"]["failures"] == len(killed) == 4
+    assert "SIGKILL" in opened[0]["data"]["reason"]
+    refused = daemon.chat(model="chain")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+    assert refused.json()["error"]["lmx"]["event"] == opened[0]["seq"]
+    assert daemon.chat(model="random", max_tokens=2).status_code == 200
+
+    half_opened = daemon.wait_event("breaker.half_opened")
+    assert half_opened["cause"] == opened[0]["seq"]
+    while not (loaded := daemon.events(type="model.loaded", model="chain", after=half_opened["seq"])):
+        assert time.monotonic() < patience
+    assert daemon.chat(model="chain", temperature=0).status_code == 200
+    assert daemon.wait_event("breaker.closed")["cause"] == loaded[0]["seq"]
+
+
 def test_a_segfault_leaves_its_traceback_as_evidence(own_daemon: RunningDaemon) -> None:
     os.kill(worker_of(own_daemon, "random"), signal.SIGSEGV)
     exited = own_daemon.wait_event("engine.exited")

@@ -196,7 +196,8 @@ async def test_a_killed_worker_leaves_its_evidence_and_fails_what_it_had(random_
     worker = await Worker.start("builtin", lambda _, died: exits.append(died))
     await worker.load(str(random_model), prefill_step=64, prefill_gap=9, timeout_s=60)
     stream = worker.insert(PROMPT, prompt_len=8, max_tokens=100_000, eos=[], sampling=GREEDY)
-    await stream.take()
+    while not any(isinstance(item, Token) for item in await stream.take()):
+        pass
     worker.process.kill()
     with pytest.raises(WorkerDied, match="SIGKILL while: step"):
         async for _ in stream:
