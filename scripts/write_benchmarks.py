@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md from what `lmx bench ledger --out FILE` wrote: `write_benchmarks.py FILE...`."""
+"""Writes docs/benchmarks.md from what `lmx bench ... --out FILE` wrote: `write_benchmarks.py FILE...`."""
 
 import json
 import sys

@@ -67,6 +67,41 @@ def ledger(
         show(figures)
 
 
+@group.command("engine", epilog="Example: lmx bench engine --rounds 3")
+def engine(
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Median of so many.")] = 3,
+    kills: Annotated[
+        int, typer.Option("--kills", metavar="N", min=0, help="Kills of the worker, five seconds apart.")
+    ] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A tiny model and few tokens: whether it runs, not how fast.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the figures as JSON as well.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How fast a daemon gives tokens, beside mlx-lm by itself and mlx-lm's server, and what a worker's death costs.
+
+    Starts processes of its own on free ports of this machine, in a temporary folder; yours are not touched.
+    """
+    from lmx_ledger.bench import engine as engine_bench  # noqa: PLC0415 - a tenth of a second that help does without
+
+    sizes = engine_bench.QUICK if quick else engine_bench.Sizes(rounds=rounds, kills=kills)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lmx-bench-") as place:
+            figures = engine_bench.measure(Path(place), sizes, say=note)
+    except OSError as error:
+        raise Failure(f"the engine could not be measured: {error}") from None
+    told = report(f"lmx bench engine --rounds {rounds} --kills {kills}", figures)
+    if out is not None:
+        out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(told)
+    else:
+        show(figures)
+
+
 def report(command: str, figures: list[Figure]) -> dict[str, object]:
     """What a program reads, and what `docs/benchmarks.md` is written from."""
     return {

@@ -33,3 +33,19 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") <= 2
     assert "could not be measured" in done.stderr
+
+
+def test_the_engine_is_measured_beside_its_peers(tmp_path: Path) -> None:
+    done = lmx("bench", "engine", "--quick", "--json", home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    figures = {figure["name"]: figure for figure in json.loads(done.stdout)["figures"]}
+    assert figures["streams of 16 that are whole after kills"]["value"] == 16
+    assert {
+        "2 streams, seeded: tokens/s / BatchGenerator",
+        "2 streams, greedy: tokens/s / mlx_lm.server",
+        "16 mixed streams: tokens/s / BatchGenerator",
+        "worst gap of 4 streams / their median",
+        "start to first token / mlx_lm.server",
+        "memory at rest / mlx_lm.server",
+    } <= figures.keys()
+    assert all(figure["value"] > 0 for figure in figures.values())
