@@ -15,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import psutil
+
 from lmx_ledger.bench.clients import Heard, ask, completion
 from lmx_ledger.bench.measure import Figure, quantile
 from lmx_ledger.bench.model import words, write_bench_model
@@ -23,6 +25,8 @@ from lmx_ledger.bench.servers import Daemon, Peer, Raw, running
 _SEEDED: Final = {"temperature": 0.8, "top_p": 0.95}
 _SHORT: Final = 64
 _WARM: Final = 8
+_STILL_S: Final = 0.7
+"""A worker whose CPU time does not change for so long has stopped: its accounting is in steps of 10 ms."""
 
 
 class Sizes(NamedTuple):
@@ -81,6 +85,8 @@ def measure(folder: Path, sizes: Sizes, *, say: Callable[[str], None]) -> list[F
         figures.append(mixed(raw, ours, sizes))
         say(f"4 streams, while a prompt of {sizes.long:,} tokens is read")
         figures.extend(interference(raw, ours, sizes))
+        say("clients that go away")
+        figures.extend(leaving(ours, sizes))
         say(f"{sizes.kills} kills of the worker under 16 streams")
         figures.extend(deaths(ours, sizes))
     return figures
@@ -175,6 +181,34 @@ async def _interfere(port: int, shorts: list[list[int]], long: list[int], sizes:
     if not before or not during:
         raise OSError("the streams were too short to be disturbed")
     return max(during) / quantile(before, 0.5), came.first_s
+
+
+def leaving(ours: Daemon, sizes: Sizes) -> Iterator[Figure]:
+    """How long the worker goes on computing for a client that has gone, in decode and while its prompt is read."""
+    rng = random.Random(5)  # noqa: S311 - a load, not a secret
+    for what, prompt, wait_s in (("decoding", words(rng, _SHORT), 1.0), ("reading", words(rng, 2 * sizes.long), 1.5)):
+        for stream in (True, False):
+            body = {**completion(prompt, sizes.decoding), "stream": stream}
+            if not stream:
+                del body["stream_options"]
+            took = [asyncio.run(_busy_after(ours, body, wait_s)) for _ in range(sizes.rounds)]
+            told = "to the last change of its CPU time, seen every 10 ms; a piece of a prompt alone may last 500 ms"
+            name = f"client gone while {what}, {'streamed' if stream else 'not streamed'}"
+            yield Figure(name, quantile(took, 0.5), "ms", 600, "lower", told)
+
+
+async def _busy_after(ours: Daemon, body: dict[str, Any], wait_s: float) -> float:
+    worker = psutil.Process(await asyncio.to_thread(ours.worker_pid))
+    task = asyncio.create_task(ask(ours.port, body))
+    await asyncio.sleep(wait_s)
+    task.cancel()
+    gone = last = time.perf_counter()
+    spent = worker.cpu_times().user
+    while time.perf_counter() - last < _STILL_S:
+        await asyncio.sleep(0.01)
+        if (now := worker.cpu_times().user) != spent:
+            spent, last = now, time.perf_counter()
+    return (last - gone) * 1e3
 
 
 def deaths(ours: Daemon, sizes: Sizes) -> Iterator[Figure]:

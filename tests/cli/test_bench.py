@@ -48,4 +48,5 @@ def test_the_engine_is_measured_beside_its_peers(tmp_path: Path) -> None:
         "start to first token / mlx_lm.server",
         "memory at rest / mlx_lm.server",
     } <= figures.keys()
-    assert all(figure["value"] > 0 for figure in figures.values())
+    # A worker that has nothing to do any more when its client goes is still at once.
+    assert all(figure["value"] > 0 for name, figure in figures.items() if not name.startswith("client gone"))

@@ -176,6 +176,19 @@ def test_a_stream_that_is_cancelled_while_its_prompt_is_read_gives_nothing_more(
     assert sum(p.stream == goes for report in outcome.of(wire.Step) for p in report.prefill) <= 2
 
 
+def test_the_memory_of_a_cancelled_stream_is_free_at_once(engine: Engine) -> None:
+    engine.until_done([engine.insert(prompt(1, 4), 2)])
+    goes = engine.insert(prompt(4, 2_000), 5_000)
+    while not (isinstance(report := engine.report(), wire.Step) and report.tokens):
+        pass
+    held = report.active_bytes
+    engine.cancel(goes)
+    while not (isinstance(report := engine.report(), wire.Step) and not report.tokens):
+        pass
+    kv_bytes = 2 * 2 * 2 * 16 * 4 * 2_000
+    assert held - report.active_bytes > 0.9 * kv_bytes
+
+
 def test_rows_of_unlike_length_give_what_they_give_alone(engine: Engine) -> None:
     lengths = (5, 40, 700, 1_500)
     alone = [engine.until_done([engine.insert(prompt(n, n), 12)]).tokens for n in lengths]

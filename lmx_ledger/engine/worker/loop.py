@@ -139,6 +139,8 @@ class StepLoop:
             self._reading.pop(row.insert.stream, None)
         self._groups = [group for group in self._groups if group.drop(gone)]
         self._tidy(gone)
+        # Whoever accounts for memory learns at once what is free again.
+        self._report([])
 
     def _parse_tool(self, command: wire.ParseTool) -> None:
         self._recorder.note(f"parse a tool call of {len(command.text)} characters")
