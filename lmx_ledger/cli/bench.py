@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from lmx_ledger import __version__
-from lmx_ledger.bench import ledger as ledger_bench
 from lmx_ledger.bench.measure import Figure
 from lmx_ledger.cli.connection import Connection, Failure, home_folder
 from lmx_ledger.cli.display import note, print_json, terminal
@@ -50,8 +49,9 @@ def ledger(
     Works in a folder of its own under the home, on the same disk as the ledger, and removes it; the ledger itself is
     not touched.
     """
-    Connection(url, api_key).must_be_local("what is measured is the machine")
-    folder = home_folder(home)
+    from lmx_ledger.bench import ledger as ledger_bench  # noqa: PLC0415 - half a second that help does without
+
+    folder = _folder(home, url, api_key)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
@@ -79,17 +79,23 @@ def engine(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the figures as JSON as well.")
     ] = None,
+    home: Home = None,
     as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
 ) -> None:
     """How fast a daemon gives tokens, beside mlx-lm by itself and mlx-lm's server, and what a worker's death costs.
 
-    Starts processes of its own on free ports of this machine, in a temporary folder; yours are not touched.
+    Starts processes of its own on free ports of this machine, in a folder of its own under the home; yours are not
+    touched.
     """
-    from lmx_ledger.bench import engine as engine_bench  # noqa: PLC0415 - a tenth of a second that help does without
+    from lmx_ledger.bench import engine as engine_bench  # noqa: PLC0415 - as above
 
+    folder = _folder(home, url, api_key)
     sizes = engine_bench.QUICK if quick else engine_bench.Sizes(rounds=rounds, kills=kills)
     try:
-        with tempfile.TemporaryDirectory(prefix="lmx-bench-") as place:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
             figures = engine_bench.measure(Path(place), sizes, say=note)
     except OSError as error:
         raise Failure(f"the engine could not be measured: {error}") from None
@@ -100,6 +106,11 @@ def engine(
         print_json(told)
     else:
         show(figures)
+
+
+def _folder(home: Path | None, url: str | None, api_key: str | None) -> Path:
+    Connection(url, api_key).must_be_local("what is measured is the machine")
+    return home_folder(home)
 
 
 def report(command: str, figures: list[Figure]) -> dict[str, object]:

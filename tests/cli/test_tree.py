@@ -30,6 +30,7 @@ def run(app: typer.Typer, *arguments: str) -> Any:
 
 def test_what_exists_is_what_this_version_can_do() -> None:
     assert sorted(LMX) == [
+        ("bench", "engine"),
         ("bench", "ledger"),
         ("chat",),
         ("doctor",),
