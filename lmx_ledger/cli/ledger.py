@@ -16,7 +16,6 @@ from lmx_ledger.cli.connection import Connection, Failure, home_folder
 from lmx_ledger.cli.display import note, on_terminal, print_json, terminal
 from lmx_ledger.cli.options import ApiKey, AsJson, ConfigFile, Home, Url
 from lmx_ledger.core.clock import rfc3339, utc_us
-from lmx_ledger.core.config import Retention, load_config
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.ids import new_ulid
 from lmx_ledger.core.reading import read_moment
@@ -83,6 +82,7 @@ def archive(
 
     Whole blocks of 512 events are sealed, and never the last thousand. Beside a running daemon too.
     """
+    from lmx_ledger.core.config import Retention, load_config  # noqa: PLC0415 - pydantic, which help does without
     from lmx_ledger.ledger.archive import archived_event, due, sealed_event, through_time  # noqa: PLC0415
     from lmx_ledger.ledger.segment import Segment, seal_through  # noqa: PLC0415
     from lmx_ledger.ledger.store import connect_to_read  # noqa: PLC0415
