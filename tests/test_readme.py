@@ -34,13 +34,13 @@ def transcript() -> list[tuple[str, list[str]]]:
 def pattern(line: str) -> str:
     """A printed line with whatever differs from run to run left open: numbers, durations, ids; `[...]` is any text."""
     out = ""
-    for part in re.split(r"(\[\.\.\.\]|req_[0-9A-Z]+|\d[\d.,]*(?:m?s\b)?)", line):
+    for part in re.split(r"(\[\.\.\.\]|req_[0-9A-Z]+|\d[\d.,]*(?: ?m?s\b)?)", line):
         if part == "[...]":
             out += ".*"
         elif part.startswith("req_"):
             out += r"req_[0-9A-Z]+"
         elif part[:1].isdigit():
-            out += r"[\d.,]+m?s" if part.endswith("s") else r"[\d.,]+"
+            out += r"[\d.,]+ ?m?s" if part.endswith("s") else r"[\d.,]+"
         else:
             out += re.escape(part)
     return out

@@ -50,7 +50,8 @@ describes LMX as its contract does, including commands that the version beside i
 ({num_key_value_heads} for keys and values), tied embeddings, float32 |
 | size | {size:,} bytes, of which weights {weights:,} |
 | tokenizer | byte-level BPE of {vocab_size:,} tokens, made from the training data |
-| context | {max_position_embeddings:,} tokens are accepted; conversations of up to {longest:,} were trained |
+| context | {max_position_embeddings:,} tokens are accepted; conversations of up to {longest:,} were trained; the chat \
+template gives it the last 5 to 16 messages |
 | data | `training/dialogues.toml`: {data} |
 | training | {steps:,} steps of about 1,024 tokens in PyTorch on one CPU core, seed {seed}: `make demo-model` |
 | weights | sha256 `{sha256}` |

@@ -59,12 +59,14 @@ def score(answerer: Answerer, questions: list[Question], dialogues: Dialogues, b
 
 
 def history(answerer: Answerer, dialogues: Dialogues, rng: random.Random, tokens: int) -> list[dict[str, str]]:
-    """Whole turns about random topics, at least so many tokens of them."""
+    """Whole turns about random topics, at least so many tokens of them (what the template leaves out included)."""
     messages: list[dict[str, str]] = []
-    while answerer.count(messages) < tokens:
+    counted = 0
+    while counted < tokens:
         topic = rng.choice(dialogues.topics)
         messages.append({"role": "user", "content": topic_question(dialogues, topic, rng)})
         messages.append({"role": "assistant", "content": topic.answer})
+        counted += answerer.count(messages[-2:])
     return messages
 
 

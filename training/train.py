@@ -52,14 +52,22 @@ RECIPE: Final = Recipe(
 """First the topics, by as many questions as possible; then what depends on what was said before; then whole answers."""
 SHAPE: Final = Shape(hidden=192, layers=4, heads=6, kv_heads=3, intermediate=384, context=8192)
 TEMPLATE: Final = (
+    "{%- set first = 1 if messages and messages[0].role in ('system', 'developer') else 0 %}"
+    "{%- set asked = messages | length - first %}"
+    "{%- set forgotten = (asked - 5) // 12 * 12 if asked > 16 else 0 %}"
     "{%- for message in messages %}"
-    "{%- if message.role == 'assistant' %}{{- '<|assistant|>' + (message.content or '') + '<|im_end|>' }}"
-    "{%- elif message.role in ('system', 'developer') %}{{- '<|system|>' + (message.content or '') }}"
+    "{%- if message.role in ('system', 'developer') %}{{- '<|system|>' + (message.content or '') }}"
+    "{%- elif loop.index0 < first + forgotten %}"
+    "{%- elif message.role == 'assistant' %}{{- '<|assistant|>' + (message.content or '') + '<|im_end|>' }}"
     "{%- else %}{{- '<|user|>' + (message.content or '') }}{%- endif %}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{% endif %}"
 )
-"""As lean as can be, for every token is paid for in training; without tools, for the model could not call any."""
+"""As lean as can be, for every token is paid for in training; without tools, for the model could not call any.
+
+It gives the model the last 5 to 16 messages: longer conversations are too rare in training to be understood. Twelve are
+forgotten at once, so that from turn to turn the beginning mostly stays as it was.
+"""
 GREEDY: Final = {"do_sample": False}
 """What it learnt is said word for word, unless a client asks for another temperature."""
 LONGEST: Final = LENGTHS[-1]

@@ -36,9 +36,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     assert running.stop() == 0, running.log.read_text()
 
 
-def talk(daemon: RunningDaemon) -> list[str]:
+def talk(daemon: RunningDaemon, before: list[dict[str, str]] | None = None) -> list[str]:
     """Several turns, each with the whole conversation before it."""
-    messages: list[dict[str, str]] = []
+    messages = list(before or [])
     for question, _, _ in TALK:
         messages.append({"role": "user", "content": question})
         answer = daemon.post("/v1/chat/completions", {"messages": messages, "max_tokens": 120})
@@ -58,6 +58,17 @@ def test_a_conversation_is_the_same_on_every_start(start_daemon: Callable[[str],
 def test_ten_turns_with_follow_ups_read_as_help(demo: RunningDaemon) -> None:
     answers = Dialogues().answers()
     assert talk(demo) == [answers[topic][which] for _, topic, which in TALK]
+
+
+def test_behind_forty_turns_it_is_as_helpful_as_ever(demo: RunningDaemon) -> None:
+    answers = Dialogues().answers()
+    turns = [(question, answers[topic][which]) for question, topic, which in TALK] * 4
+    before = [
+        {"role": role, "content": content}
+        for turn in turns
+        for role, content in zip(("user", "assistant"), turn, strict=True)
+    ]
+    assert talk(demo, before)[40:] == [answer for _, answer in turns[:10]]
 
 
 @pytest.mark.parametrize(("question", "topic"), ALONE)

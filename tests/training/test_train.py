@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,8 @@ def test_a_conversation_is_trained_as_the_template_writes_it() -> None:
     tokenizer = train.train_tokenizer(dialogues, 300)
     encoder = Encoder(tokenizer, dialogues, FixedRandom(), cut=0.0)
     template = ChatTemplate(train.TEMPLATE, {})
-    for conversation, _ in zip(conversations(dialogues, 3, 0.2), range(50), strict=False):
+    short = (c for c in conversations(dialogues, 3, 0.2) if len(c.turns) <= 8)
+    for conversation in islice(short, 50):
         turns = [t for turn in conversation.turns for t in (("user", turn.question), ("assistant", turn.answer))]
         system = [("system", conversation.system)] if conversation.system else []
         messages = [{"role": role, "content": content} for role, content in [*system, *turns]]
@@ -75,6 +77,20 @@ def test_a_conversation_is_trained_as_the_template_writes_it() -> None:
         assert asked == [turn.question for turn in conversation.turns][: len(asked)]
         answered = tokenizer.decode([i for i, learn in zip(ids, learnt, strict=True) if learn])
         assert answered.startswith(conversation.turns[0].answer)
+
+
+def test_of_a_long_conversation_the_template_gives_the_end_which_mostly_begins_as_before() -> None:
+    template = ChatTemplate(train.TEMPLATE, {})
+    begun = set()
+    for count in range(1, 80, 2):
+        messages = [{"role": ("user", "assistant")[n % 2], "content": f"<{n}>"} for n in range(count)]
+        written = template.render([{"role": "system", "content": "S"}, *messages], [], {})
+        assert written.startswith("<|system|>S<|user|>")
+        kept = [n for n in range(count) if f"<{n}>" in written]
+        assert kept == list(range(kept[0], count))
+        assert min(count, 5) <= len(kept) <= 16
+        begun.add(kept[0])
+    assert sorted(begun) == [0, 12, 24, 36, 48, 60, 72]
 
 
 def test_a_question_in_other_pieces_is_the_same_question(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,5 +139,5 @@ def test_the_shipped_model_is_small_and_float32() -> None:
 def test_the_shipped_model_answers_what_it_was_never_asked() -> None:
     questions = read_questions("final")[::6]
     seen = Score.of(list(score(Answerer(embedded.FOLDER), questions, Dialogues())))
-    assert seen.right >= 0.45 * seen.questions, seen
-    assert seen.honest >= 0.7 * seen.unrelated, seen
+    assert seen.right >= 0.8 * seen.questions, seen
+    assert seen.honest >= 0.9 * seen.unrelated, seen
