@@ -332,6 +332,7 @@ class RequestReceived(EventData, frozen=True, kw_only=True):
     client: str | None
     client_request_id: str | None
     sampling: dict[str, Any]
+    priority: int = 0
 
 
 @_event("request.queued")

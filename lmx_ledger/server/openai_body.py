@@ -91,6 +91,7 @@ class _Shared(msgspec.Struct, kw_only=True):
     max_tokens: Count | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
+    priority: Annotated[int, Meta(ge=-8, le=8)] | None = None
     session_id: str | None = None
     prompt_cache_key: str | None = None
 
@@ -225,6 +226,7 @@ def _request(
         stop=stop,
         n=body.n or 1,
         stream=bool(body.stream),
+        priority=body.priority or 0,
         session=_session(envelope.session or body.prompt_cache_key or body.session_id),
         client=envelope.client,
         client_request_id=envelope.client_request_id,

@@ -178,7 +178,7 @@ class Answer:
         for prompt in prepared.prompts:
             for number in range(request.n):
                 sampling = _with_seed(request.sampling, request.sampling.seed + number)
-                work = Work(prompt, prepared.max_tokens, self._text.eos, sampling, owner)
+                work = Work(prompt, prepared.max_tokens, self._text.eos, sampling, owner, 2.0**request.priority)
                 stream = LastingStream(self.model, work, self._left_engine, self._resumed)
                 self._in_engine.add(stream)
                 self._streams.append(stream)

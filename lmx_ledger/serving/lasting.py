@@ -21,6 +21,7 @@ class Work(NamedTuple):
     eos: list[int]
     sampling: Sampling
     owner: int
+    weight: float
 
 
 class Resumed(NamedTuple):
@@ -87,6 +88,7 @@ class LastingStream:
                     eos=self._work.eos,
                     sampling=self._work.sampling,
                     owner=self._work.owner,
+                    weight=self._work.weight,
                     on_left=self._left,
                 )
             except WorkerDied:

@@ -1,8 +1,8 @@
-"""Admission: a fixed number of places in the engine, a bounded line in front of them, first come first served."""
+"""Admission: a fixed number of places in the engine, a bounded line in front of them, by priority and then by time."""
 
 import asyncio
 import math
-from collections import deque
+from bisect import insort
 
 from lmx_ledger.core.errors import QueueFull
 
@@ -10,8 +10,9 @@ from lmx_ledger.core.errors import QueueFull
 class Place:
     """One request's claim on `size` places of the engine. `admitted` resolves when they are its own."""
 
-    def __init__(self, queue: "AdmissionQueue", size: int) -> None:
+    def __init__(self, queue: "AdmissionQueue", size: int, priority: int) -> None:
         self.size = size
+        self.priority = priority
         self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue = queue
 
@@ -37,7 +38,7 @@ class AdmissionQueue:
     def __init__(self, max_running: int, max_waiting: int) -> None:
         self._max_running = max_running
         self._max_waiting = max_waiting
-        self._waiting: deque[Place] = deque()
+        self._waiting: list[Place] = []
         self._admitted: set[Place] = set()
         self._open = False
         self._mean_wall_s = 1.0
@@ -56,13 +57,13 @@ class AdmissionQueue:
         """Its position in line, 1 for the next."""
         return self._waiting.index(place) + 1
 
-    def enter(self, size: int) -> Place:
-        """Join the line, or go straight in where nobody waits and there is room.
+    def enter(self, size: int, priority: int = 0) -> Place:
+        """Join the line (behind those of the same or a higher priority), or go straight in where nobody waits.
 
         Raises:
             QueueFull: the line is at its bound; `retry_after_s` is when a place should be free.
         """
-        place = Place(self, size)
+        place = Place(self, size, priority)
         if not self._waiting and self._fits(place):
             self._admit(place)
         elif len(self._waiting) >= self._max_waiting:
@@ -73,7 +74,8 @@ class AdmissionQueue:
                 retry_after_s=retry,
             )
         else:
-            self._waiting.append(place)
+            # insort puts it behind its equals.
+            insort(self._waiting, place, key=lambda other: -other.priority)
         return place
 
     def release(self, place: Place) -> None:
@@ -101,7 +103,7 @@ class AdmissionQueue:
     def refuse_waiting(self, error: Exception) -> None:
         """Turn away everybody in line."""
         while self._waiting:
-            self._waiting.popleft().refuse(error)
+            self._waiting.pop(0).refuse(error)
 
     def finished(self, wall_s: float) -> None:
         """Learn how long a request takes, for `retry_after_s` (exponential mean over about ten)."""
@@ -121,4 +123,4 @@ class AdmissionQueue:
 
     def _pump(self) -> None:
         while self._waiting and self._fits(self._waiting[0]):
-            self._admit(self._waiting.popleft())
+            self._admit(self._waiting.pop(0))

@@ -32,7 +32,8 @@ class Texts(msgspec.Struct, frozen=True):
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be generated, whichever API it came through. `max_tokens` None: as much as fits.
 
-    `left_open` names the fields of `sampling` that the client did not set; the model's own defaults fill them.
+    `left_open` names the fields of `sampling` that the client did not set; the model's own defaults fill them. A higher
+    `priority` is before others in line, and each step up doubles its share of the reading of prompts.
     """
 
     id: str
@@ -45,6 +46,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop: list[str] = []
     n: int = 1
     stream: bool = False
+    priority: int = 0
     session: str | None = None
     client: str | None = None
     client_request_id: str | None = None

@@ -89,7 +89,7 @@ class Serving:
             )
             self._emit(request, model, gone, cause=received)
             raise
-        place = model.queue.enter(request.choices)
+        place = model.queue.enter(request.choices, request.priority)
         accepted = Accepted(request, model, text, prepared, place, received_ns, received)
         answer = Answer(accepted, self._ledger, self.rates, self._settings.now.server.progress_every)
         self._watch(answer)
@@ -228,4 +228,5 @@ def _received(request: GenerationRequest) -> ev.RequestReceived:
             "n": request.n,
             "max_tokens": request.max_tokens,
         },
+        priority=request.priority,
     )

@@ -90,6 +90,7 @@ def test_a_body_that_is_no_json_object_is_refused(daemon: RunningDaemon, body: b
         ({"max_tokens": -5}, "max_tokens"),
         ({"max_tokens": 1e30}, "max_tokens"),
         ({"seed": "x"}, "seed"),
+        ({"priority": 9}, "priority"),
         ({"stop": [""]}, None),
         ({"stop": ["a"] * 17}, "stop"),
         ({"logit_bias": {"999999": 1}}, "logit_bias"),

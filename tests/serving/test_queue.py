@@ -26,6 +26,15 @@ async def test_whoever_comes_first_is_admitted_first() -> None:
     assert not third.admitted.done()
 
 
+async def test_a_higher_priority_is_before_others_in_line_and_behind_its_equals() -> None:
+    queue = opened(1, 9)
+    running = queue.enter(1)
+    order = {name: queue.enter(1, priority) for name, priority in (("a", 0), ("b", 2), ("c", 0), ("d", 2), ("e", -1))}
+    assert sorted(order, key=lambda name: order[name].position) == ["b", "d", "a", "c", "e"]
+    running.leave()
+    assert [name for name, place in order.items() if place.admitted.done()] == ["b"]
+
+
 async def test_a_full_line_says_when_to_come_back() -> None:
     queue = opened(1, 1)
     queue.enter(1)
