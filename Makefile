@@ -39,7 +39,7 @@ serve: install ## Serve the embedded model on 127.0.0.1:3456, in the foreground
 
 test: $(VENV)/.trains ## Pass every test
 	@command -v chromium >/dev/null 2>&1 || echo "chromium is missing: the browser test needs it; run: make test-system"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-system: ## Install the Debian packages that tests use (needs root)
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium libopenblas0 >/dev/null

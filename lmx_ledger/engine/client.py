@@ -165,7 +165,9 @@ class Worker:
             await worker.kill()
             raise EngineError(f"the worker said nothing within {_HELLO_TIMEOUT_S:.0f} s of its start") from None
         except asyncio.CancelledError:
-            await worker.stop()
+            # Whoever wanted it is gone, and it would hear of that only behind its imports.
+            worker._expected = True
+            await worker.kill()
             raise
         return worker
 

@@ -67,9 +67,10 @@ async def test_a_ledger_that_is_gone_is_told_and_nothing_is_raised(tmp_path: Pat
 
 async def test_a_walk_that_goes_on_when_the_daemon_stops_is_broken_off(tmp_path: Path) -> None:
     ledger = filled(tmp_path / "ledger.db", 60_000)
+    before = set(psutil.Process().children())
     task = asyncio.create_task(Verifier(ledger, pytest.fail).run(first_after_s=0))
     patience = time.monotonic() + 30
-    while not (walking := psutil.Process().children()):
+    while not (walking := set(psutil.Process().children()) - before):
         assert time.monotonic() < patience
         await asyncio.sleep(0.01)
     task.cancel()
