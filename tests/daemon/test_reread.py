@@ -139,6 +139,8 @@ async def test_a_daemon_in_the_foreground_ends_with_its_terminal(tmp_path: Path,
         stdin=slave,
         stdout=slave,
         stderr=slave,
+        # The tests may run under nohup: whoever has SIGHUP ignored wants the daemon to outlive its terminal.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 - one thread
     )
     os.close(slave)
     try:
