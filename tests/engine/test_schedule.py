@@ -98,3 +98,12 @@ def test_a_wait_is_put_to_what_was_waited_for() -> None:
     assert abs(queued.waited_for_all(2.0, 2.11) - 0.1) < 1e-9
     queued.waited(known_done, 2.111)
     assert fast.value == 0.01
+
+
+def test_the_time_behind_a_step_that_nobody_waits_for_is_put_to_nothing() -> None:
+    queued, gone, fast = Queued(), Mean(), Mean()
+    queued.forget(queued.give(gone, 0.0))
+    queued.waited(queued.give(fast, 60.0), 60.01)
+    assert gone.value is None
+    assert fast.value is not None
+    assert abs(fast.value - 0.01) < 1e-9

@@ -64,8 +64,11 @@ class StepLoop:
         )
         self._recorder.note("ready")
         while True:
-            if not self._rows and not self._obey(self._inbox.get()):
-                return
+            if not self._rows:
+                # What was begun and is not wanted any more: the time that nothing is asked of the device is not its.
+                self._queued = schedule.Queued()
+                if not self._obey(self._inbox.get()):
+                    return
             while not self._inbox.empty():
                 if not self._obey(self._inbox.get()):
                     return
@@ -186,6 +189,7 @@ class StepLoop:
             return
         self._queued.waited(ticket, time.monotonic())
         if not group.rows:
+            self._queued.forget(group.ticket)
             self._groups.remove(group)
         tokens = [_token(one) for one in told]
         gone = [self._rows.pop(token.stream) for token in tokens if token.finish is not None]

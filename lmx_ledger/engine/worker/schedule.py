@@ -105,6 +105,10 @@ class Queued:
         self._steps[self._tickets] = step
         return self._tickets
 
+    def forget(self, ticket: int) -> None:
+        """It was never begun, or nobody will wait for it."""
+        self._steps.pop(ticket, None)
+
     def waited(self, ticket: int, now_s: float) -> None:
         """That one is done, and all before it; what it took by itself is known then, unless it was known to be done."""
         step = self._steps.get(ticket)
