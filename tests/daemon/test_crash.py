@@ -123,7 +123,7 @@ def test_drawn_penalised_and_measured_streams_go_on_as_they_would_have(own_daemo
     common = {
         "model": "random",
         "messages": [{"role": "user", "content": "one two three"}],
-        "max_tokens": 250,
+        "max_tokens": 1500,
         "logprobs": True,
         "top_logprobs": 3,
     }
