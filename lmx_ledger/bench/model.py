@@ -70,7 +70,8 @@ def _tokenizer() -> Tokenizer:
         trainers.BpeTrainer(
             vocab_size=VOCAB,
             special_tokens=[_NEVER],
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            # No bytes that are half a character: every token has text, so that each is seen to arrive.
+            initial_alphabet=[c for c in sorted(pre_tokenizers.ByteLevel.alphabet()) if c < "\x7f" or c == "Ġ"],
             show_progress=False,
         ),
     )

@@ -81,7 +81,7 @@ def test_a_chunk_fits_the_room_and_is_never_nothing() -> None:
     assert speed.chunk(100.0, 2048) == 2048
     for _ in range(20):
         speed.seen(100, 0.4)
-    assert speed.chunk(0.4, 2048) == 96
+    assert 96 <= speed.chunk(0.4, 2048) <= 100
 
 
 def test_a_wait_is_put_to_what_was_waited_for() -> None:

@@ -229,18 +229,24 @@ class StepLoop:
             if tokens:
                 self._read_piece(row, tokens)
             if not row.unread:
-                row.end_reading()
-                group = Group(self._model.module, self._model.vocab, row)
-                group.ticket = self._queued.give(group.step_s, time.monotonic())
+                self._end_reading(row)
         except Exception as error:  # noqa: BLE001 - as in a step
+            self._groups = [group for group in self._groups if group.rows != [row]]
             self._recover([row], error)
             return
-        if not row.unread:
-            del self._reading[number]
-            self._groups.append(group)
-            self._join()
         done, total = row.read + (not row.unread), len(row.tokens)
         self._report([], [wire.Prefill(stream=number, done=done, total=total)])
+
+    def _end_reading(self, row: Row) -> None:
+        assert self._model is not None  # noqa: S101 - as above
+        row.end_reading()
+        group = Group(self._model.module, self._model.vocab, row)
+        del self._reading[row.insert.stream]
+        self._groups.append(group)
+        self._join()
+        if group in self._groups:
+            group.ticket = self._queued.give(group.step_s, time.monotonic())
+            group.launch()
 
     def _read_piece(self, row: Row, tokens: int) -> None:
         assert self._model is not None  # noqa: S101 - as above

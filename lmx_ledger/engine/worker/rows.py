@@ -11,6 +11,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from lmx_ledger.engine.protocol import Insert, Logprob
 from lmx_ledger.engine.worker.sampling import Draw, LogitsProcessor, make_processors, read_logprob
 from lmx_ledger.engine.worker.schedule import Mean
+from lmx_ledger.engine.worker.slots import as_batch, packed
 
 _CACHE_STEP = 256
 
@@ -78,7 +79,7 @@ class Group:
     """
 
     def __init__(self, module: nn.Module, vocab: int, row: Row) -> None:
-        """Of one row that is read but for its last token; that one is put through, the first draw is under way."""
+        """Of one row that is read but for its last token: to be launched, or taken in by a group that was."""
         self._module = module
         self._vocab = vocab
         self.rows = [row]
@@ -89,11 +90,11 @@ class Group:
         self.step_s = Mean()
         self.rounds_waited = 0
         self.ticket = 0
+        # What is put through next: of a fresh row its last token, of the others a draw that is under way.
         self._tokens = mx.array([row.tokens[-1]])
-        self._under_way = 0
+        self._fresh = [True]
         self._logprobs: mx.array | None = None
         self._draw = self._new_draw()
-        self._launch()
 
     @property
     def lengths(self) -> list[int]:
@@ -112,6 +113,7 @@ class Group:
         for own, new in zip(self._cache, other._cache, strict=True):
             own.extend(new)
         self.rows += other.rows
+        self._fresh += other._fresh
         self._tokens = mx.concatenate([self._tokens, other._tokens])
         if self._logprobs is not None or other._logprobs is not None:
             self._logprobs = mx.concatenate([self._known_logprobs(), other._known_logprobs()])
@@ -125,29 +127,30 @@ class Group:
         return bool(self.rows)
 
     def step(self) -> list[Told]:
-        """The token of each row that was under way; rows that are done have left. Waits for the device."""
-        tokens, rows, logprobs = self._tokens, self.rows, self._logprobs
+        """The tokens that were under way; rows that are done have left. Waits for the device."""
+        tokens, rows, logprobs, fresh = self._tokens, self.rows, self._logprobs, self._fresh
         # Whoever has its last token need not put it through.
-        keep = [number for number, row in enumerate(rows) if row.left > 1]
+        keep = [number for number, row in enumerate(rows) if fresh[number] or row.left > 1]
         if len(keep) < len(rows):
             self._keep(keep)
         if self.rows:
-            self._launch()
+            self.launch()
         drawn: list[int] = np.array(tokens).tolist()
         told = [
             Told(row, token, self._logprob(row, token, logprobs, number))
             for number, (row, token) in enumerate(zip(rows, drawn, strict=True))
+            if not fresh[number]
         ]
         # Nothing can fail from here on: a token that is a row's is told.
         for row, token, _ in told:
             row.tokens.append(token)
             row.suspect, row.failed_alone = False, 0
-        ended = [row for row in self.rows if row.tokens[-1] in row.eos]
+        ended = [row for row, token, _ in told if token in row.eos]
         if ended:
             self.drop(ended)
         return told
 
-    def _launch(self) -> None:
+    def launch(self) -> None:
         """Put the tokens through and draw the next ones, without waiting."""
         logits = self._module(self._tokens[:, None], cache=self._cache)[:, -1, :]
         if any(row.processors for row in self.rows):
@@ -159,7 +162,7 @@ class Group:
             mx.async_eval(drawn, self._logprobs)  # type: ignore[no-untyped-call]
         else:
             mx.async_eval(drawn)  # type: ignore[no-untyped-call]
-        self._tokens, self._under_way = drawn, 1
+        self._tokens, self._fresh = drawn, [False] * len(self.rows)
 
     def _logprob(self, row: Row, token: int, logprobs: mx.array | None, number: int) -> Logprob | None:
         wanted = row.insert.sampling
@@ -171,36 +174,41 @@ class Group:
         if row.processors:
             # One that is under way is not among the row's tokens yet.
             so_far = mx.array(row.tokens)
-            if self._under_way:
+            if not self._fresh[number]:
                 so_far = mx.concatenate([so_far, self._tokens[number : number + 1]])
             for process in row.processors:
                 logits = process(so_far, logits)
         return logits
 
-    def _keep(self, keep: list[int]) -> None:
+    def _keep(self, kept: list[int]) -> None:
+        keep = packed(len(self.rows), kept)
         self.rows = [self.rows[number] for number in keep]
+        self._fresh = [self._fresh[number] for number in keep]
         if not keep:
             self._cache = []
             return
         if len(keep) < len(self._tokens):
-            kept = mx.array(keep)
+            numbers = mx.array(keep)
             for part in self._cache:
                 part.filter(keep)
-            self._tokens = self._tokens[kept]
+            self._tokens = self._tokens[numbers]
             if self._logprobs is not None:
-                self._logprobs = self._logprobs[kept]
+                self._logprobs = self._logprobs[numbers]
         self._draw = self._new_draw()
 
     def _new_draw(self) -> Draw:
         return Draw(
             [row.insert.sampling for row in self.rows],
             self._vocab,
-            [len(row.tokens) - row.insert.prompt_len + self._under_way for row in self.rows],
+            [
+                len(row.tokens) - row.insert.prompt_len + (not fresh)
+                for row, fresh in zip(self.rows, self._fresh, strict=True)
+            ],
         )
 
     def _as_batch(self) -> None:
         if self._alone:
-            self._cache = [part.merge([part]) for part in self._cache]
+            self._cache = [as_batch(part) for part in self._cache]
             self._alone = False
 
     def _known_logprobs(self) -> mx.array:

@@ -11,7 +11,8 @@ UNLIKE: Final = 3
 MOST_GROUPS: Final = 4
 SLOWEST: Final = 8
 """However slow a group's step is, the others take at most so many in between."""
-LEAST_CHUNK: Final = 16
+LEAST_CHUNK: Final = 8
+_GRAIN: Final = 4
 FIRST_CHUNK: Final = 64
 """Tokens of the first chunk, while nobody knows how fast the model reads."""
 ALONE_S: Final = 0.5
@@ -65,13 +66,18 @@ class Speed:
     def seen(self, tokens: int, took_s: float) -> None:
         """One chunk of so many tokens took so long."""
         each = max(took_s, 1e-6) / tokens
-        self._per_token_s = each if self._per_token_s is None else self._per_token_s + 0.5 * (each - self._per_token_s)
+        if self._per_token_s is None:
+            self._per_token_s = each
+            return
+        # Sooner too careful than too bold: it is the streams that decode who wait for a chunk that is too long.
+        weight = 0.7 if each > self._per_token_s else 0.4
+        self._per_token_s += weight * (each - self._per_token_s)
 
     def chunk(self, room_s: float, most: int) -> int:
         """Tokens that should take no longer than `room_s`; at least `LEAST_CHUNK`, or nothing would ever be read."""
         if self._per_token_s is None:
             return min(FIRST_CHUNK, most)
-        tokens = int(room_s / self._per_token_s) // LEAST_CHUNK * LEAST_CHUNK
+        tokens = int(room_s / self._per_token_s) // _GRAIN * _GRAIN
         return max(LEAST_CHUNK, min(tokens, most))
 
 
