@@ -70,17 +70,24 @@ class Server:
 class Daemon(Server):
     """Ours: the default configuration, the ledger on, and the model in question."""
 
-    def __init__(self, home: Path, model: Path) -> None:
+    def __init__(self, home: Path, model: Path, engine: str = "") -> None:
+        """`engine` goes into the configuration's `[engine]`."""
         home.mkdir()
         port = free_port()
         file = home / "config.toml"
-        file.write_text(f'[server]\nport = {port}\n[[models]]\nid = "bench"\npath = {json.dumps(str(model))}\n')
+        file.write_text(
+            f'[server]\nport = {port}\n[engine]\n{engine}\n[[models]]\nid = "bench"\npath = {json.dumps(str(model))}\n'
+        )
         command = [sys.executable, "-m", "lmx_ledger.cli", "serve", "start", "--foreground", "--config", str(file)]
         super().__init__([*command, "--home", str(home)], port, home / "bench.log", {"LMX_HOME": str(home)})
 
     def get(self, path: str, **arguments: Any) -> Any:
         """A GET's JSON."""
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30, **arguments).json()
+
+    def used_bytes(self) -> int:
+        """What the worker's allocator holds, as it said last."""
+        return int(self.get("/lmx/status")["memory"]["used_bytes"])
 
     def worker_pid(self) -> int:
         """The process that has the model."""

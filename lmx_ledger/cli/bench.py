@@ -90,9 +90,10 @@ def engine(
     touched.
     """
     from lmx_ledger.bench import engine as engine_bench  # noqa: PLC0415 - as above
+    from lmx_ledger.bench.sizes import QUICK, Sizes  # noqa: PLC0415 - as above
 
     folder = _folder(home, url, api_key)
-    sizes = engine_bench.QUICK if quick else engine_bench.Sizes(rounds=rounds, kills=kills)
+    sizes = QUICK if quick else Sizes(rounds=rounds, kills=kills)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:

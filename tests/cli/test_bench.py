@@ -39,7 +39,7 @@ def test_the_engine_is_measured_beside_its_peers(tmp_path: Path) -> None:
     done = lmx("bench", "engine", "--quick", "--json", home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
     figures = {figure["name"]: figure for figure in json.loads(done.stdout)["figures"]}
-    assert figures["streams of 16 that are whole after kills"]["value"] == 16
+    assert figures["streams that are whole after kills"]["value"] == 100
     assert {
         "2 streams, seeded: tokens/s / BatchGenerator",
         "2 streams, greedy: tokens/s / mlx_lm.server",
@@ -49,4 +49,5 @@ def test_the_engine_is_measured_beside_its_peers(tmp_path: Path) -> None:
         "memory at rest / mlx_lm.server",
     } <= figures.keys()
     # A worker that has nothing to do any more when its client goes is still at once.
-    assert all(figure["value"] > 0 for name, figure in figures.items() if not name.startswith("client gone"))
+    may_be_none = ("client gone", "pause at a kill beyond")
+    assert all(figure["value"] > 0 for name, figure in figures.items() if not name.startswith(may_be_none))

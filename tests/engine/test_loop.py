@@ -35,7 +35,7 @@ class Engine:
         assert isinstance(self.report(), wire.Loaded)
         self._numbers = 0
 
-    def insert(self, prompt: list[int], max_tokens: int, **sampling: Any) -> int:
+    def insert(self, prompt: list[int], max_tokens: int, owner: int | None = None, **sampling: Any) -> int:
         self._numbers += 1
         drawn = wire.Sampling(**{"temperature": 0.0, **sampling})
         self._inbox.put(
@@ -46,7 +46,7 @@ class Engine:
                 max_tokens=max_tokens,
                 eos=[],
                 sampling=drawn,
-                owner=self._numbers,
+                owner=owner or self._numbers,
             )
         )
         return self._numbers
@@ -153,6 +153,22 @@ def test_only_the_stream_that_fails_alone_twice_is_failed(engine: Engine, monkey
     recovered = [report.streams for report in outcome.of(wire.Recovered)]
     assert recovered[-1] == [bad]
     assert all(bad in streams for streams in recovered)
+
+
+def test_a_prompt_that_several_choices_have_is_read_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = [{"temperature": 1.0, "seed": seed} for seed in range(3)]
+    apart = [engine.until_done([engine.insert(prompt(1, 150), 20, **one)]) for one in asked]
+    read: list[int] = []
+
+    def counted(inputs: np.ndarray[Any, Any]) -> bool:
+        read.append(inputs.shape[1] if inputs.shape[1] > 1 else 0)
+        return False
+
+    fail_when(monkeypatch, counted)
+    streams = [engine.insert(prompt(1, 150), 20, owner=77, **one) for one in asked]
+    together = engine.until_done(streams)
+    assert [together.tokens[n] for n in streams] == [one.tokens[n] for n, one in enumerate(apart, 1)]
+    assert sum(read) == 149
 
 
 def test_a_long_prompt_and_short_ones_do_not_wait_for_each_other(engine: Engine) -> None:

@@ -240,6 +240,10 @@ class StepLoop:
     def _end_reading(self, row: Row) -> None:
         assert self._model is not None  # noqa: S101 - as above
         row.end_reading()
+        for other in self._reading.values():
+            # The choices of one request, above all: what they have in common is read once.
+            if other is not row and not other.cache and not other.suspect and other.tokens == row.tokens:
+                other.read_with(row)
         group = Group(self._model.module, self._model.vocab, row)
         del self._reading[row.insert.stream]
         self._groups.append(group)

@@ -1,5 +1,6 @@
 """Streams as the worker knows them: prompt, tokens so far, cache; and groups of them that take their steps together."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -58,6 +59,10 @@ class Row:
         for part in self.cache:
             if type(part) is KVCache:
                 part.step = _CACHE_STEP
+
+    def read_with(self, other: "Row") -> None:
+        """Have what one of the same tokens has read; nothing is copied before one of them goes on."""
+        self.cache, self.read = copy.deepcopy(other.cache), other.read
 
     def forget(self) -> None:
         """Let the cache go; it is read again from the first token."""

@@ -15,7 +15,7 @@ LEAST_CHUNK: Final = 8
 _GRAIN: Final = 4
 FIRST_CHUNK: Final = 64
 """Tokens of the first chunk, while nobody knows how fast the model reads."""
-ALONE_S: Final = 0.5
+ALONE_S: Final = 0.3
 """What one chunk may take while nobody decodes: commands are heard between two chunks."""
 _RECENT: Final = 0.3
 
