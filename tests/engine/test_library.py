@@ -1,0 +1,156 @@
+"""KV found by the tokens of a prompt: a true beginning of it, what was computed for it, and within bounds."""
+
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from lmx_ledger.engine.kv.chain import Piece, common, root_key
+from lmx_ledger.engine.kv.library import Library
+from lmx_ledger.engine.kv.segments import SegmentStore
+
+ROOT = root_key("model", "f32")
+BLOCK, PER_TOKEN = 4, 16
+
+
+def payload_of(piece: Piece) -> bytes:
+    return random.Random(piece.parent + bytes(str(list(piece.tokens)), "ascii")).randbytes(
+        PER_TOKEN * len(piece.tokens)
+    )
+
+
+def opened(folder: Path, *, disk: int = 1_000_000, ram: int = 1_000_000) -> Library:
+    return Library(SegmentStore(folder, ROOT, disk, disk), ROOT, BLOCK, ram)
+
+
+def keep_all(library: Library, tokens: Sequence[int]) -> int:
+    return sum(library.keep(piece, payload_of(piece)) for _, piece in library.lacks(tokens))
+
+
+def test_a_prompt_finds_what_it_has_in_common_with_what_was_kept(tmp_path: Path) -> None:
+    library = opened(tmp_path / "kv")
+    keep_all(library, range(10))
+    assert library.match(range(10)).tokens == 10
+    assert library.save().pieces == 3
+    for again in (library, opened(tmp_path / "kv")):
+        assert again.match(range(10)).tokens == 10
+        assert again.match([*range(10), 77]).tokens == 10
+        assert again.match([*range(6), 99, 98]).tokens == 6
+        assert again.match([99]).tokens == 0
+        assert (again.match(range(6)).tail, len(again.match(range(6)).keys)) == (2, 2)
+
+
+def test_a_common_beginning_is_stored_once(tmp_path: Path) -> None:
+    library = opened(tmp_path / "kv")
+    keep_all(library, range(400))
+    library.save()
+    before = library.disk_bytes
+    for session in range(50):
+        keep_all(library, [*range(400), 1_000 + session, 7, 7, 7])
+        library.save()
+    assert library.disk_bytes - before < 50 * 4 * PER_TOKEN * 4
+
+
+def test_a_longer_end_takes_the_place_of_a_shorter_one(tmp_path: Path) -> None:
+    library = opened(tmp_path / "kv")
+    for length in range(1, 9):
+        keep_all(library, range(length))
+        library.save()
+        assert library.match(range(20)).tokens == length
+    assert len(library.match(range(8)).keys) == 2
+    assert len(library.lacks(range(7))) == 1
+
+
+def test_a_conversation_is_erased_but_for_what_others_begin_with(tmp_path: Path) -> None:
+    library = opened(tmp_path / "kv")
+    one, other = [*range(8), 100, 101, 102], [*range(8), 200, 201, 202, 203]
+    keep_all(library, one)
+    keep_all(library, other)
+    library.save()
+    assert library.erase(one) == 3 * PER_TOKEN
+    assert library.match(one).tokens == 8
+    assert library.match(other).tokens == 12
+    assert opened(tmp_path / "kv").match(one).tokens == 8
+
+
+def test_a_full_disk_costs_what_was_not_saved_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = opened(tmp_path / "kv")
+    keep_all(library, range(8))
+    library.save()
+    keep_all(library, range(16))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lmx_ledger.engine.kv.segments._write_all", full)
+        with pytest.raises(OSError, match="space"):
+            library.save()
+    assert library.match(range(16)).tokens == 8
+    keep_all(library, range(16))
+    assert library.save().pieces == 2
+    assert opened(tmp_path / "kv").match(range(16)).tokens == 16
+
+
+class Conversations(RuleBasedStateMachine):
+    """Any mixture of conversations, saves and restarts, in little room."""
+
+    folder: Path
+
+    @initialize()
+    def begin(self) -> None:
+        self.kept: list[list[int]] = []
+        self.place = Path(tempfile.mkdtemp(dir=self.folder))
+        self.library = opened(self.place, disk=4_000, ram=600)
+
+    @rule(of=st.integers(0, 9), cut_at=st.integers(0, 30), more=st.lists(st.integers(0, 2), min_size=1, max_size=12))
+    def turn(self, of: int, cut_at: int, more: list[int]) -> None:
+        before = self.kept[of % len(self.kept)][:cut_at] if self.kept else []
+        tokens = [*before, *more]
+        keep_all(self.library, tokens)
+        self.kept.append(tokens)
+
+    @rule()
+    def save(self) -> None:
+        self.library.save()
+
+    @rule()
+    def restart(self) -> None:
+        self.library = opened(self.place, disk=4_000, ram=600)
+
+    @rule(of=st.integers(0, 30), more=st.lists(st.integers(0, 2), max_size=6))
+    def ask(self, of: int, more: list[int]) -> None:
+        tokens = [*(self.kept[of % len(self.kept)] if self.kept else []), *more]
+        match = self.library.match(tokens)
+        assert match.tokens <= max((common(tokens, kept) for kept in self.kept), default=0)
+        at, parent = 0, ROOT
+        for number, key in enumerate(match.keys):
+            last = number == len(match.keys) - 1
+            payload = self.library.payload(key)
+            assert payload is not None
+            length = match.tail if last else BLOCK
+            behind = (
+                kept[at:end] for kept in self.kept if kept[:at] == tokens[:at] for end in range(at + length, at + 5)
+            )
+            held = next(piece for piece in (Piece(key, parent, one) for one in behind) if payload == payload_of(piece))
+            assert list(held.tokens[:length]) == tokens[at : at + length]
+            at, parent = at + length, key
+        assert at == match.tokens
+
+    @invariant()
+    def within_bounds(self) -> None:
+        if hasattr(self, "library"):
+            assert self.library.ram_bytes <= 600
+            assert sum(path.stat().st_size for path in self.place.iterdir()) <= 4_000
+
+
+def test_conversations_that_grow_branch_and_are_dropped(tmp_path: Path) -> None:
+    machine = type("InFolder", (Conversations,), {"folder": tmp_path})
+    test = machine.TestCase()  # type: ignore[attr-defined]
+    test.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    test.runTest()
