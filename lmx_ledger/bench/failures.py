@@ -95,7 +95,7 @@ def _asked(number: int, sizes: Sizes) -> dict[str, Any]:
     rng = random.Random(number)  # noqa: S311 - a load, not a secret
     more: dict[str, Any] = {**SEEDED, "seed": number} if number % 2 else {}
     more |= ({"stop": ["zzzz"]}, {"presence_penalty": 0.5}, {"logprobs": 2}, {})[number % 4]
-    return completion(words(rng, SHORT + 16 * number), sizes.answer, **more)
+    return completion(words(rng, SHORT + 8 * number), sizes.answer, **more)
 
 
 async def _all(ours: Daemon, bodies: list[dict[str, Any]]) -> list[Heard]:

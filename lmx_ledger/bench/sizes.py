@@ -17,7 +17,7 @@ class Sizes(NamedTuple):
     rounds: int = 3
     widths: tuple[int, ...] = (1, 4, 8, 16)
     tokens: int = 128
-    answer: int = 500
+    answer: int = 250
     long: int = 8_192
     decoding: int = 16_000
     frontier: int = 4

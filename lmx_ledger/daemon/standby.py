@@ -9,7 +9,9 @@ from lmx_ledger.engine.client import EngineError, Worker
 from lmx_ledger.ledger.writer import Ledger
 
 AFTER_S: Final = 5.0
-"""Started when the daemon has been ready for so long, and has other things to do before; as long behind each take."""
+"""Started when the daemon has been ready for so long, and has other things to do before."""
+_NEXT_S: Final = 1.0
+"""The next one starts so long behind a take: streams are read again then, and a crash loop must not be a fork loop."""
 _AGAIN_S: Final = 30.0
 
 
@@ -67,4 +69,4 @@ class Standby:
         if self._worker is worker:
             self._worker = None
             return _AGAIN_S
-        return self._after_s
+        return min(_NEXT_S, self._after_s)

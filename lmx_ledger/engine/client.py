@@ -20,7 +20,7 @@ _STOP_TIMEOUT_S = 5.0
 HANG_TIMEOUT_S = 30.0
 
 
-Item: TypeAlias = wire.Token | wire.Prefill | wire.Recovered
+Item: TypeAlias = wire.Token | wire.Prefill | wire.Restored | wire.Recovered
 """What a stream is given."""
 
 
@@ -29,7 +29,14 @@ class EngineError(Exception):
 
 
 class WorkerDied(EngineError):
-    """The process is gone, and with it everything it had in flight."""
+    """The process is gone, and with it everything it had in flight.
+
+    `suspect`: this stream was among those that it was busy with.
+    """
+
+    def __init__(self, message: str, *, suspect: bool = False) -> None:
+        super().__init__(message)
+        self.suspect = suspect
 
 
 class LoadTimedOut(EngineError):
@@ -119,6 +126,7 @@ class Worker:
         self.started_ns = started_ns
         self.hello: wire.Hello | None = None
         self.on_exit: Callable[[Worker, Exit], None] | None = None
+        self.on_saved: Callable[[wire.Saved], None] | None = None
         self.hang_timeout_s = HANG_TIMEOUT_S
         self.proved = asyncio.Event()
         """Set with the first token that it gives."""
@@ -325,6 +333,12 @@ class Worker:
                 for number in report.streams:
                     if stream := self._streams.get(number):
                         stream.deliver(report)
+            case wire.Restored():
+                if stream := self._streams.get(report.stream):
+                    stream.deliver(report)
+            case wire.Saved():
+                if self.on_saved is not None:
+                    self.on_saved(report)
             case wire.ToolParsed():
                 answer = self._tool_calls.pop(report.call)
                 if not answer.done():
@@ -369,17 +383,18 @@ class Worker:
             hung=self._hung,
         )
         self._writer.close()
+        busy_with = self._recorder.streams()
         self._recorder.close()
         self.exited.set_result(died)
         if self.on_exit is not None:
             self.on_exit(self, died)
-        error = EngineError("the worker was stopped") if died.expected else WorkerDied(describe(died))
+        stopped, said = EngineError("the worker was stopped"), describe(died)
         for stream in self._streams.values():
-            stream.fail(error)
+            stream.fail(stopped if died.expected else WorkerDied(said, suspect=stream.number in busy_with))
         self._streams.clear()
         for waiting in (self._hello, self._load, *self._tool_calls.values()):
             if waiting is not None and not waiting.done():
-                waiting.set_exception(error)
+                waiting.set_exception(stopped if died.expected else WorkerDied(said))
                 # Marked as seen: nobody need be waiting for it at the time.
                 waiting.exception()
         self._tool_calls.clear()

@@ -33,16 +33,30 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, tag=False, array_like=
 # --- daemon -> worker -----------------------------------------------------------------------------------------------
 
 
+class Kv(msgspec.Struct, frozen=True):
+    """Where a model's KV is kept, in pieces of `block` tokens, and in how many bytes of RAM and of disk.
+
+    `fingerprint` stands for its weights: KV of others is of no use.
+    """
+
+    folder: str
+    fingerprint: str
+    block: int
+    ram: int
+    disk: int
+
+
 class Load(msgspec.Struct, frozen=True, tag="load"):
     """Read the model in this folder; answered by `Loaded` or `LoadFailed`.
 
     `prefill_step`: most prompt tokens read at once; fewer while others decode, so that they wait at most `prefill_gap`
-    of their own steps.
+    of their own steps. `kv`: None where nothing is to be kept.
     """
 
     path: str
     prefill_step: int
     prefill_gap: float
+    kv: Kv | None = None
 
 
 class Insert(msgspec.Struct, frozen=True, tag="insert"):
@@ -153,6 +167,28 @@ class Prefill(msgspec.Struct, frozen=True, array_like=True):
     total: int
 
 
+class Restored(msgspec.Struct, frozen=True, tag="restored"):
+    """A stream begins behind `tokens` of its prompt whose KV was kept; it took `ms` to fetch it. 0 where none was."""
+
+    stream: int
+    tokens: int
+    ms: float
+
+
+class Saved(msgspec.Struct, frozen=True, tag="saved"):
+    """Pieces of KV that are on disk now, durably, and pieces that went for them; or why nothing could be written.
+
+    `ram_bytes` and `disk_bytes` are what the two tiers take now.
+    """
+
+    pieces: int
+    bytes: int
+    gone: int
+    ram_bytes: int
+    disk_bytes: int
+    error: str | None = None
+
+
 class Step(msgspec.Struct, frozen=True, tag="step"):
     """What one step gave: this step's token of every stream, and the progress of prompts being read."""
 
@@ -191,7 +227,7 @@ class ToolParsed(msgspec.Struct, frozen=True, tag="tool_parsed"):
     error: str | None
 
 
-Report: TypeAlias = Hello | Loaded | LoadFailed | Step | Refused | Recovered | Failed | ToolParsed
+Report: TypeAlias = Hello | Loaded | LoadFailed | Restored | Saved | Step | Refused | Recovered | Failed | ToolParsed
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _commands: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)

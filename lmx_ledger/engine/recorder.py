@@ -1,20 +1,26 @@
 """The flight recorder: a small mmapped ring in which a worker notes what it is about to do; it outlives the worker.
 
 The daemon makes the file (unlinked at once, shared by descriptor) and reads it after a death. Layout: a count of all
-notes ever written (u64), then 64 slots of 160 bytes, each a length (u16) and UTF-8 text.
+notes ever written (u64); how many streams the last one is about (u16), and their numbers (u32 each); then 64 slots of
+160 bytes, each a length (u16) and UTF-8 text.
 """
 
 import mmap
 import os
 import struct
 import tempfile
+from collections.abc import Collection
+from itertools import islice
 from typing import Final
 
 SLOTS: Final = 64
 SLOT_BYTES: Final = 160
+MOST_STREAMS: Final = 256
 _COUNT: Final = struct.Struct("<Q")
-_TEXT: Final = struct.Struct("<H")
-SIZE_BYTES: Final = _COUNT.size + SLOTS * SLOT_BYTES
+_LENGTH: Final = struct.Struct("<H")
+_STREAMS_AT: Final = _COUNT.size
+_TEXTS_AT: Final = _STREAMS_AT + _LENGTH.size + 4 * MOST_STREAMS
+SIZE_BYTES: Final = _TEXTS_AT + SLOTS * SLOT_BYTES
 
 
 class FlightRecorder:
@@ -42,12 +48,14 @@ class FlightRecorder:
             os.close(fd)
             raise
 
-    def note(self, text: str) -> None:
-        """Write one line; the oldest gives way. The count moves last, so a torn note is never read."""
-        raw = text.encode()[: SLOT_BYTES - _TEXT.size]
-        at = _COUNT.size + self._count % SLOTS * SLOT_BYTES
-        _TEXT.pack_into(self._map, at, len(raw))
-        self._map[at + _TEXT.size : at + _TEXT.size + len(raw)] = raw
+    def note(self, text: str, streams: Collection[int] = ()) -> None:
+        """Write one line, about some streams; the oldest gives way. The count moves last: a torn note is never read."""
+        numbers = list(islice(streams, MOST_STREAMS))
+        struct.pack_into(f"<H{len(numbers)}I", self._map, _STREAMS_AT, len(numbers), *numbers)
+        raw = text.encode()[: SLOT_BYTES - _LENGTH.size]
+        at = _TEXTS_AT + self._count % SLOTS * SLOT_BYTES
+        _LENGTH.pack_into(self._map, at, len(raw))
+        self._map[at + _LENGTH.size : at + _LENGTH.size + len(raw)] = raw
         self._count += 1
         _COUNT.pack_into(self._map, 0, self._count)
 
@@ -56,11 +64,16 @@ class FlightRecorder:
         (count,) = _COUNT.unpack_from(self._map)
         notes = []
         for index in range(max(0, count - min(most, SLOTS)), count):
-            at = _COUNT.size + index % SLOTS * SLOT_BYTES
-            (length,) = _TEXT.unpack_from(self._map, at)
-            raw = self._map[at + _TEXT.size : at + _TEXT.size + min(length, SLOT_BYTES - _TEXT.size)]
+            at = _TEXTS_AT + index % SLOTS * SLOT_BYTES
+            (length,) = _LENGTH.unpack_from(self._map, at)
+            raw = self._map[at + _LENGTH.size : at + _LENGTH.size + min(length, SLOT_BYTES - _LENGTH.size)]
             notes.append(raw.decode(errors="replace"))
         return notes
+
+    def streams(self) -> frozenset[int]:
+        """Those that the last note is about."""
+        (length,) = _LENGTH.unpack_from(self._map, _STREAMS_AT)
+        return frozenset(struct.unpack_from(f"<{min(length, MOST_STREAMS)}I", self._map, _STREAMS_AT + _LENGTH.size))
 
     def close(self) -> None:
         """Unmap, and let the descriptor go."""

@@ -10,7 +10,7 @@ from lmx_ledger.engine.protocol import Recovered, Sampling, Token
 from lmx_ledger.serving.models import ServedModel
 
 FRUITLESS: Final = 3
-"""Workers that may die under a stream without a token in between: then it is taken for what kills them."""
+"""Workers that may die while busy with a stream, without a token in between: then it is taken for what kills them."""
 
 
 class Work(NamedTuple):
@@ -42,7 +42,7 @@ class LastingStream:
     `on_resumed` with the first token behind each interruption.
 
     Raises, while iterating:
-        WorkerDied: three workers died under it, and none of them gave a token.
+        WorkerDied: three workers died while they were busy with it, and none of them gave a token.
         EngineError: it was refused, failed by itself, or was ended.
         ModelUnavailable: there is no worker to be had.
     """
@@ -105,7 +105,7 @@ class LastingStream:
                     yield items
                 return
             except WorkerDied as died:
-                self._fruitless += 1
+                self._fruitless += died.suspect
                 if self._ended is not None or self._fruitless >= FRUITLESS:
                     raise
                 self._interrupted = "worker_died", str(died)

@@ -20,8 +20,10 @@ import msgspec
 from lmx_ledger.engine import protocol as wire
 from lmx_ledger.engine.recorder import FlightRecorder
 from lmx_ledger.engine.worker import schedule
+from lmx_ledger.engine.worker.keeping import Fetched, Keeping, Written, can_be_cut
 from lmx_ledger.engine.worker.model import ResidentModel, read_model
 from lmx_ledger.engine.worker.rows import Group, Row, Told
+from lmx_ledger.engine.worker.slots import one_of
 
 _LARGE: Final = 4_096
 """Tokens of a row whose memory is given back to the system as soon as it leaves."""
@@ -36,10 +38,11 @@ class StepLoop:
         self, sock: socket.socket, inbox: "queue.SimpleQueue[wire.Command]", recorder: FlightRecorder, blas: str
     ) -> None:
         self._sock = sock
-        self._inbox = inbox
+        self._inbox: queue.SimpleQueue[wire.Command | Fetched | Written] = inbox  # type: ignore[assignment]
         self._recorder = recorder
         self._blas = blas
         self._model: ResidentModel | None = None
+        self._keeping: Keeping | None = None
         self._most_read = 0
         self._gap = 1.0
         self._rows: dict[int, Row] = {}
@@ -64,7 +67,7 @@ class StepLoop:
         )
         self._recorder.note("ready")
         while True:
-            if not self._rows:
+            if not self._groups and not self._reading:
                 # What was begun and is not wanted any more: the time that nothing is asked of the device is not its.
                 self._queued = schedule.Queued()
                 if not self._obey(self._inbox.get()):
@@ -79,8 +82,8 @@ class StepLoop:
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
-    def _obey(self, command: wire.Command) -> bool:
-        """Carry out one command; False for the last one."""
+    def _obey(self, command: wire.Command | Fetched | Written) -> bool:
+        """Carry out one command, or hear what a thread has done; False for the last one."""
         match command:
             case wire.Load():
                 self._load(command)
@@ -90,6 +93,10 @@ class StepLoop:
                 self._cancel(command.streams)
             case wire.ParseTool():
                 self._parse_tool(command)
+            case Fetched():
+                self._begin_behind(command)
+            case Written():
+                self._tell_saved(command)
             case wire.Shutdown():
                 self._recorder.note("shutdown")
                 return False
@@ -103,6 +110,8 @@ class StepLoop:
             self._send(wire.LoadFailed(error=f"{type(error).__name__}: {error}"))
             return
         self._model, self._most_read, self._gap = model, command.prefill_step, command.prefill_gap
+        if command.kv is not None and can_be_cut(model.cache):
+            self._keep_kv(model, command.kv)
         self._recorder.note(f"loaded {model.architecture}, {model.weights_bytes} bytes")
         self._send(
             wire.Loaded(
@@ -116,7 +125,8 @@ class StepLoop:
         )
 
     def _insert(self, command: wire.Insert) -> None:
-        self._recorder.note(f"insert {command.stream}: {len(command.prompt)} tokens, at most {command.max_tokens} more")
+        told = f"insert {command.stream}: {len(command.prompt)} tokens, at most {command.max_tokens} more"
+        self._recorder.note(told, self._busy_with(command.stream))
         if self._model is None:
             self._send(wire.Refused(stream=command.stream, error="no model is loaded"))
             return
@@ -131,22 +141,27 @@ class StepLoop:
                 )
             )
             return
-        self._rows[command.stream] = self._reading[command.stream] = Row(command, vocab)
+        row = self._rows[command.stream] = Row(command, vocab)
+        self._begin(row)
 
     def _cancel(self, streams: list[int]) -> None:
         gone = [self._rows.pop(stream) for stream in streams if stream in self._rows]
         if not gone:
             return
-        self._recorder.note(f"cancel {len(gone)} streams")
+        self._recorder.note(f"cancel {len(gone)} streams", self._busy_with())
         for row in gone:
-            self._reading.pop(row.insert.stream, None)
+            was_read = self._reading.pop(row.insert.stream, None) is not None
+            if self._keeping is not None and was_read and row.read:
+                self._leaving(row, [one_of(part, 0) for part in row.cache])
         self._groups = [group for group in self._groups if group.drop(gone)]
+        for row in gone:
+            row.forget()
         self._tidy(gone)
         # Whoever accounts for memory learns at once what is free again.
         self._report([])
 
     def _parse_tool(self, command: wire.ParseTool) -> None:
-        self._recorder.note(f"parse a tool call of {len(command.text)} characters")
+        self._recorder.note(f"parse a tool call of {len(command.text)} characters", self._busy_with())
         parser = self._model.parse_tool if self._model else None
         if parser is None:
             self._send(wire.ToolParsed(call=command.call, calls_json=None, error="this model has no tool parser"))
@@ -178,7 +193,8 @@ class StepLoop:
 
     def _step(self, group: Group) -> None:
         self._steps += 1
-        self._recorder.note(f"step {self._steps}: {len(group.rows)} rows of up to {max(group.lengths)} tokens")
+        act = f"step {self._steps}: {len(group.rows)} rows of up to {max(group.lengths)} tokens"
+        self._recorder.note(act, self._busy_with())
         was, ticket = list(group.rows), group.ticket
         group.ticket = self._queued.give(group.step_s, time.monotonic())
         try:
@@ -205,7 +221,7 @@ class StepLoop:
             if pair is None:
                 return
             first, second = able[pair[0]], able[pair[1]]
-            self._recorder.note(f"join {len(first.rows)} rows and {len(second.rows)}")
+            self._recorder.note(f"join {len(first.rows)} rows and {len(second.rows)}", self._busy_with())
             was = [*first.rows, *second.rows]
             self._groups.remove(second)
             try:
@@ -222,7 +238,8 @@ class StepLoop:
         number = self._turns.next({stream: row.insert.owner for stream, row in self._reading.items()})
         row = self._reading[number]
         tokens = min(row.unread, self._speed.chunk(self._room_s(), self._most_read)) if row.unread else 0
-        self._recorder.note(f"read {tokens} tokens of {number}, {row.read} of {len(row.tokens)} are read")
+        told = f"read {tokens} tokens of {number}, {row.read} of {len(row.tokens)} are read"
+        self._recorder.note(told, self._busy_with(number))
         try:
             if not row.cache:
                 row.begin_reading(self._model.module)
@@ -244,7 +261,11 @@ class StepLoop:
             # The choices of one request, above all: what they have in common is read once.
             if other is not row and not other.cache and not other.suspect and other.tokens == row.tokens:
                 other.read_with(row)
-        group = Group(self._model.module, self._model.vocab, row)
+        if self._keeping is not None:
+            parts = [one_of(part, 0) for part in row.cache]
+            self._keeping.keep(row.tokens[: row.read], parts, whole_only=True)
+        leaving = self._leaving if self._keeping is not None else None
+        group = Group(self._model.module, self._model.vocab, row, leaving)
         del self._reading[row.insert.stream]
         self._groups.append(group)
         self._join()
@@ -270,12 +291,63 @@ class StepLoop:
             return 0.0
         return min(self._gap * min(known), schedule.ALONE_S) - sum(known)
 
+    # --- KV that is kept ---------------------------------------------------------------------------------------------
+
+    def _keep_kv(self, model: ResidentModel, settings: wire.Kv) -> None:
+        try:
+            self._keeping = Keeping(model.cache, settings, self._inbox.put)
+        except OSError as error:
+            # It is served without.
+            self._send(wire.Saved(pieces=0, bytes=0, gone=0, ram_bytes=0, disk_bytes=0, error=str(error)))
+
+    def _begin(self, row: Row) -> None:
+        """Have it read from where kept KV ends; the last token is always put through."""
+        stream = row.insert.stream
+        if self._keeping is not None:
+            match = self._keeping.library.match(row.tokens[:-1])
+            if match.tokens:
+                self._keeping.fetch(stream, match, row.room)
+                return
+            self._send(wire.Restored(stream=stream, tokens=0, ms=0.0))
+        self._reading[stream] = row
+
+    def _begin_behind(self, fetched: Fetched) -> None:
+        assert self._keeping is not None  # noqa: S101 - it did the fetching
+        row = self._rows.get(fetched.stream)
+        if row is None:
+            return
+        told = f"go on with {fetched.stream} behind {fetched.tokens} tokens that were kept"
+        self._recorder.note(told, self._busy_with(fetched.stream))
+        if fetched.tokens:
+            row.begin_behind(self._keeping.restored(fetched), fetched.tokens)
+        self._reading[fetched.stream] = row
+        self._send(wire.Restored(stream=fetched.stream, tokens=fetched.tokens, ms=fetched.ms))
+
+    def _leaving(self, row: Row, parts: list[Any]) -> None:
+        if self._keeping is not None and not row.suspect:
+            known = min(parts[0][0].shape[2], len(row.tokens))
+            self._keeping.keep(row.tokens[:known], parts, whole_only=False)
+
+    def _tell_saved(self, written: Written) -> None:
+        assert self._keeping is not None  # noqa: S101 - it did the writing
+        library, saved = self._keeping.library, written.saved
+        self._send(
+            wire.Saved(
+                pieces=saved.pieces if saved else 0,
+                bytes=saved.bytes if saved else 0,
+                gone=len(saved.gone) if saved else 0,
+                ram_bytes=library.ram_bytes,
+                disk_bytes=library.disk_bytes,
+                error=written.error,
+            )
+        )
+
     # --- failures ----------------------------------------------------------------------------------------------------
 
     def _recover(self, rows: Sequence[Row], error: Exception) -> None:
         """Have the rows of what failed read again, each for itself from now on until it gives a token."""
         said = f"{type(error).__name__}: {error}"
-        self._recorder.note(f"failed with {len(rows)} rows: {said}")
+        self._recorder.note(f"failed with {len(rows)} rows: {said}", [row.insert.stream for row in rows])
         again = []
         for row in rows:
             stream = row.insert.stream
@@ -294,6 +366,10 @@ class StepLoop:
         mx.clear_cache()
         if again:
             self._send(wire.Recovered(streams=again, error=said))
+
+    def _busy_with(self, *streams: int) -> list[int]:
+        """These, and those whose step the device may not have done yet."""
+        return [*streams, *(row.insert.stream for group in self._groups for row in group.rows)]
 
     # --- memory and reports ------------------------------------------------------------------------------------------
 

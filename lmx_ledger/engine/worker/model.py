@@ -20,9 +20,13 @@ from lmx_ledger.engine.protocol import Dialect
 
 
 class ResidentModel(NamedTuple):
-    """A model in memory. `vocab` is the width of its logits; `parse_tool` is mlx-lm's parser for its dialect."""
+    """A model in memory. `cache` has one token in it, `vocab` is the width of its logits.
+
+    `parse_tool` is mlx-lm's parser for its dialect.
+    """
 
     module: nn.Module
+    cache: list[Any]
     weights_bytes: int
     vocab: int
     architecture: str
@@ -39,11 +43,13 @@ def read_model(path: Path) -> ResidentModel:
     """
     began = time.monotonic_ns()
     module, config = load_model(path)
-    logits = module(mx.array([[0]]), cache=make_prompt_cache(module))
+    cache = make_prompt_cache(module)
+    logits = module(mx.array([[0]]), cache=cache)
     mx.eval(logits)
     dialect, parser = read_dialect(path)
     return ResidentModel(
         module=module,
+        cache=cache,
         weights_bytes=sum(value.nbytes for _, value in tree_flatten(module.parameters())),
         vocab=int(logits.shape[-1]),
         architecture=str(config["model_type"]),

@@ -1,7 +1,7 @@
 """Streams as the worker knows them: prompt, tokens so far, cache; and groups of them that take their steps together."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -12,7 +12,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from lmx_ledger.engine.protocol import Insert, Logprob
 from lmx_ledger.engine.worker.sampling import Draw, LogitsProcessor, make_processors, read_logprob
 from lmx_ledger.engine.worker.schedule import Mean
-from lmx_ledger.engine.worker.slots import as_batch, packed
+from lmx_ledger.engine.worker.slots import as_batch, one_of, packed
 
 _CACHE_STEP = 256
 
@@ -46,13 +46,21 @@ class Row:
         """Tokens that the cache lacks before the next one can be drawn; the last of all is not among them."""
         return len(self.tokens) - 1 - self.read
 
+    @property
+    def room(self) -> int:
+        """Tokens that its cache is made for at once where that can be: growing it copies it each time."""
+        return (len(self.tokens) + _CACHE_STEP - 1) // _CACHE_STEP * _CACHE_STEP
+
     def begin_reading(self, module: nn.Module) -> None:
-        """An empty cache, made for all of it at once where that can be: growing it copies it each time."""
+        """An empty cache."""
         self.cache, self.read = make_prompt_cache(module), 0
-        whole = (len(self.tokens) + _CACHE_STEP - 1) // _CACHE_STEP * _CACHE_STEP
         for part in self.cache:
             if type(part) is KVCache:
-                part.step = whole
+                part.step = self.room
+
+    def begin_behind(self, cache: list[KVCache], tokens: int) -> None:
+        """A cache that has so many tokens, and room for the others."""
+        self.cache, self.read = list(cache), tokens
 
     def end_reading(self) -> None:
         """From here on the cache grows by little."""
@@ -83,10 +91,16 @@ class Group:
     An exception leaves it unusable; the rows' own tokens are then what was told.
     """
 
-    def __init__(self, module: nn.Module, vocab: int, row: Row) -> None:
-        """Of one row that is read but for its last token: to be launched, or taken in by a group that was."""
+    def __init__(
+        self, module: nn.Module, vocab: int, row: Row, leaving: Callable[[Row, list[Any]], None] | None = None
+    ) -> None:
+        """Of one row that is read but for its last token: to be launched, or taken in by a group that was.
+
+        `leaving` gets each row that leaves, with what `one_of` gives of its cache; the arrays may not be kept.
+        """
         self._module = module
         self._vocab = vocab
+        self._leaving = leaving
         self.rows = [row]
         # Alone, a row keeps the cache that it was read into: no padding, no mask, no copy.
         self._cache, row.cache = row.cache, []
@@ -186,6 +200,9 @@ class Group:
         return logits
 
     def _keep(self, kept: list[int]) -> None:
+        if self._leaving is not None:
+            for number in set(range(len(self.rows))) - set(kept):
+                self._leaving(self.rows[number], [one_of(part, number) for part in self._cache])
         keep = packed(len(self.rows), kept)
         self.rows = [self.rows[number] for number in keep]
         self._fresh = [self._fresh[number] for number in keep]

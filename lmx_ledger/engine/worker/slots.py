@@ -32,6 +32,11 @@ class SlotKVCache(BatchKVCache):  # type: ignore[misc]
         for slot, (pad, row) in enumerate(zip(self._pads, rows, strict=True)):
             self._write(slot, pad, row.keys[..., : row.offset, :], row.values[..., : row.offset, :])
 
+    @property
+    def pads(self) -> list[int]:
+        """Places at the left of each row that are not its own."""
+        return self._pads
+
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """`[rows, heads, T, size]` behind what is there; all of it, of the rows in use."""
         end = self._idx + keys.shape[2]
@@ -115,3 +120,10 @@ def packed(rows: int, keep: Sequence[int]) -> list[int]:
 def as_batch(part: Any) -> Any:
     """One row's cache of one layer as a batch of one; of whatever kind it is."""
     return SlotKVCache([part]) if type(part) is KVCache else part.merge([part])
+
+
+def one_of(part: Any, number: int) -> tuple[mx.array, mx.array]:
+    """Keys and values `[1, heads, tokens, size]` of one row in a cache of full attention, of a batch or by itself."""
+    keys, values = part.keys_and_values()
+    pad = part.pads[number] if isinstance(part, SlotKVCache) else 0
+    return keys[number : number + 1, :, pad:], values[number : number + 1, :, pad:]

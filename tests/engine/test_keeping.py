@@ -1,0 +1,154 @@
+"""Streams that begin behind KV that was kept are the streams that they would have been without."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from lmx_ledger.engine import protocol as wire
+from tests.engine.parts import Engine, fail_when, prompt
+
+BLOCK = 16
+
+
+def kept_in(folder: Path, **more: Any) -> wire.Kv:
+    given = {"folder": str(folder), "fingerprint": "weights", "block": BLOCK, "ram": 10**8, "disk": 10**8} | more
+    return msgspec.convert(given, wire.Kv)
+
+
+@pytest.fixture
+def plain(random_model: Path) -> Iterator[Engine]:
+    engine = Engine(random_model)
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def keeping(random_model: Path, tmp_path: Path) -> Iterator[Engine]:
+    engine = Engine(random_model, kept_in(tmp_path / "kv"))
+    yield engine
+    engine.stop()
+
+
+def answer(engine: Engine, tokens: list[int], length: int = 12, **sampling: Any) -> tuple[int, list[int]]:
+    """Tokens that were restored, and the answer."""
+    stream = engine.insert(tokens, length, **sampling)
+    outcome = engine.until_done([stream])
+    restored = [report.tokens for report in outcome.of(wire.Restored) if report.stream == stream]
+    return sum(restored), outcome.tokens[stream]
+
+
+def saved(engine: Engine) -> wire.Saved:
+    """The next report of something on disk."""
+    while True:
+        report = engine.report()
+        if isinstance(report, wire.Saved):
+            return report
+
+
+def test_a_conversation_reads_only_what_is_new(keeping: Engine, plain: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = prompt(1, 50)
+    for turn in range(5):
+        sampling: dict[str, Any] = {"temperature": 1.0, "seed": 7} if turn % 2 else {}
+        expected = answer(plain, history, **sampling)[1]
+        restored, told = answer(keeping, history, **sampling)
+        assert told == expected
+        # All but what the answer's last token and the user's new ones are.
+        assert restored == (0 if turn == 0 else len(history) - 6)
+        history = [*history, *told, *prompt(10 + turn, 5)]
+    read: list[int] = []
+
+    def counted(inputs: np.ndarray[Any, Any]) -> bool:
+        read.append(inputs.size)
+        return False
+
+    fail_when(monkeypatch, counted)
+    answer(keeping, history, length=1)
+    assert sum(read) == 6
+
+
+@pytest.mark.parametrize("cut_at", [5, BLOCK, 40, 49])
+def test_a_prompt_that_leaves_what_was_kept_uses_what_comes_before(keeping: Engine, plain: Engine, cut_at: int) -> None:
+    answer(keeping, prompt(1, 50))
+    other = [*prompt(1, 50)[:cut_at], *prompt(2, 30)]
+    restored, told = answer(keeping, other)
+    assert restored == cut_at
+    assert told == answer(plain, other)[1]
+
+
+@pytest.mark.parametrize("ram", [10**8, 20_000])
+def test_what_is_on_disk_is_there_for_the_next_worker(
+    random_model: Path, tmp_path: Path, plain: Engine, ram: int
+) -> None:
+    first = Engine(random_model, kept_in(tmp_path / "kv", ram=10**8))
+    told = answer(first, prompt(1, 80))[1]
+    while saved(first).ram_bytes < 1:
+        pass
+    # Not stopped: what was said to be saved needs no farewell.
+    second = Engine(random_model, kept_in(tmp_path / "kv", ram=ram))
+    history = [*prompt(1, 80), *told, 101, 102]
+    restored, again = answer(second, history)
+    assert restored >= 80 // BLOCK * BLOCK
+    assert again == answer(plain, history)[1]
+    first.stop()
+    second.stop()
+
+
+def test_a_prompt_is_kept_as_soon_as_it_is_read_and_a_cancelled_one_as_far_as_it_was(
+    keeping: Engine, plain: Engine
+) -> None:
+    stream = keeping.insert(prompt(3, 1_500), 500)
+    while not any(token.stream == stream for token in getattr(keeping.report(), "tokens", []) or []):
+        pass
+    keeping.cancel(stream)
+    time.sleep(0.2)
+    history = [*prompt(3, 1_500), 100, 101]
+    restored, told = answer(keeping, history)
+    assert restored >= 1_499
+    assert told == answer(plain, history)[1]
+
+
+def test_rows_that_are_restored_join_those_that_run(keeping: Engine, plain: Engine) -> None:
+    prompts = [prompt(n, 20 + 13 * n) for n in range(4)]
+    for tokens in prompts:
+        answer(keeping, tokens)
+    longer = [[*tokens, 100 + n, 101] for n, tokens in enumerate(prompts)]
+    streams = [keeping.insert(tokens, 30) for tokens in longer]
+    together = keeping.until_done(streams)
+    apart = [answer(plain, tokens, length=30)[1] for tokens in longer]
+    assert [together.tokens[stream] for stream in streams] == apart
+    assert all(report.tokens for report in together.of(wire.Restored))
+
+
+def test_a_folder_that_cannot_be_used_is_said_and_costs_nothing_else(
+    random_model: Path, tmp_path: Path, plain: Engine
+) -> None:
+    (tmp_path / "kv").write_text("a file")
+    engine = Engine(random_model, kept_in(tmp_path / "kv"))
+    (said,) = [report for report in engine.loaded if isinstance(report, wire.Saved)]
+    assert "kv" in (said.error or "")
+    assert answer(engine, prompt(1, 20))[1] == answer(plain, prompt(1, 20))[1]
+    engine.stop()
+
+
+def test_any_damage_on_disk_is_the_right_answer_all_the_same(random_model: Path, tmp_path: Path, plain: Engine) -> None:
+    first = Engine(random_model, kept_in(tmp_path / "kv"))
+    told = answer(first, prompt(1, 80))[1]
+    saved(first)
+    first.stop()
+    history = [*prompt(1, 80), *told, 101, 102]
+    expected = answer(plain, history)[1]
+    (path,) = (tmp_path / "kv").rglob("*.kv")
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        broken = bytearray(whole)
+        broken[int(rng.integers(len(broken)))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(broken)
+        engine = Engine(random_model, kept_in(tmp_path / "kv"))
+        assert answer(engine, history)[1] == expected
+        engine.stop()
