@@ -59,7 +59,7 @@ def test_the_worker_knows_the_protocol_and_nothing_else_of_the_daemon(file: Path
     if not name_of(file).startswith(WORKER):
         return
     ours = {t for t in imported(file) if t.startswith("lmx_ledger.")}
-    allowed = ("lmx_ledger.engine.protocol", "lmx_ledger.engine.recorder", "lmx_ledger.engine.worker")
+    allowed = tuple(f"lmx_ledger.engine.{room}" for room in ("kv", "protocol", "recorder", "worker"))
     assert all(t == "lmx_ledger.engine" or t.startswith(allowed) for t in ours), ours
 
 

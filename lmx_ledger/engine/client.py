@@ -204,7 +204,9 @@ class Worker:
         """Milliseconds since the process was started."""
         return elapsed_ms(self.started_ns)
 
-    async def load(self, path: str, *, prefill_step: int, prefill_gap: float, timeout_s: float) -> wire.Loaded:
+    async def load(
+        self, path: str, *, prefill_step: int, prefill_gap: float, timeout_s: float, kv: wire.Kv | None = None
+    ) -> wire.Loaded:
         """Read a model's folder; see `protocol.Load`.
 
         Raises:
@@ -212,7 +214,7 @@ class Worker:
             EngineError: it cannot be served.
         """
         self._load = asyncio.get_running_loop().create_future()
-        self._send(wire.Load(path=path, prefill_step=prefill_step, prefill_gap=prefill_gap))
+        self._send(wire.Load(path=path, prefill_step=prefill_step, prefill_gap=prefill_gap, kv=kv))
         try:
             answer = await asyncio.wait_for(asyncio.shield(self._load), timeout_s)
         except TimeoutError:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 
 from lmx_ledger.engine import protocol as wire
+from lmx_ledger.engine.client import Worker
+from tests.conftest import eventually
 from tests.engine.parts import Engine, fail_when, prompt
+from tests.engine.shapes import SHAPES, write_shape
 
 BLOCK = 16
 
@@ -88,13 +92,12 @@ def test_what_is_on_disk_is_there_for_the_next_worker(
     told = answer(first, prompt(1, 80))[1]
     while saved(first).ram_bytes < 1:
         pass
-    # Not stopped: what was said to be saved needs no farewell.
+    first.stop()
     second = Engine(random_model, kept_in(tmp_path / "kv", ram=ram))
     history = [*prompt(1, 80), *told, 101, 102]
     restored, again = answer(second, history)
     assert restored >= 80 // BLOCK * BLOCK
     assert again == answer(plain, history)[1]
-    first.stop()
     second.stop()
 
 
@@ -152,3 +155,63 @@ def test_any_damage_on_disk_is_the_right_answer_all_the_same(random_model: Path,
         engine = Engine(random_model, kept_in(tmp_path / "kv"))
         assert answer(engine, history)[1] == expected
         engine.stop()
+
+
+@pytest.mark.parametrize("kind", list(SHAPES))
+def test_every_kind_of_cache_goes_on_as_if_it_had_been_computed(tmp_path: Path, kind: str) -> None:
+    model = write_shape(tmp_path / "model", kind)
+    plain, first = Engine(model), Engine(model, kept_in(tmp_path / "kv"))
+    history = prompt(1, 50)
+    sampling: dict[str, Any] = {"temperature": 1.0, "seed": 3}
+    for turn in range(3):
+        expected = answer(plain, history, **sampling)[1]
+        restored, told = answer(first, history, **sampling)
+        assert told == expected
+        assert len(set(told)) > 3
+        assert restored >= (0 if turn == 0 else len(history) - 6)
+        history = [*history, *told, *prompt(10 + turn, 5)]
+    company = [first.insert([*history, n], 20) for n in range(100, 103)]
+    together = first.until_done(company)
+    for n, stream in enumerate(company, 100):
+        assert together.tokens[stream] == answer(plain, [*history, n], length=20)[1]
+    first.stop()
+    second = Engine(model, kept_in(tmp_path / "kv"))
+    restored, told = answer(second, history, **sampling)
+    assert restored >= len(history) - 6
+    assert told == answer(plain, history, **sampling)[1]
+    for engine in (plain, second):
+        engine.stop()
+
+
+async def test_what_a_killed_worker_said_to_be_saved_is_there(
+    random_model: Path, tmp_path: Path, plain: Engine
+) -> None:
+    rng = np.random.default_rng(0)
+    history, told_saved = prompt(1, 120), 0
+    for _ in range(5):
+        worker = await Worker.start("builtin")
+        saves: list[wire.Saved] = []
+        worker.on_saved = saves.append
+        kv = kept_in(tmp_path / "kv")
+        await worker.load(str(random_model), prefill_step=64, prefill_gap=9, timeout_s=60, kv=kv)
+        stream = worker.insert(
+            history, prompt_len=len(history), max_tokens=400, eos=[], sampling=wire.Sampling(temperature=0.0)
+        )
+        restored, told, until = 0, [], int(rng.integers(1, 200))
+        async for items in stream:
+            restored += sum(item.tokens for item in items if isinstance(item, wire.Restored))
+            told += [item.id for item in items if isinstance(item, wire.Token)]
+            if len(told) >= until:
+                break
+        assert restored >= told_saved
+        assert told == answer(plain, history, length=len(told))[1]
+        # The prompt's pieces are; what the worker was at when it was killed need not be.
+        blocks = (len(history) - 1) // BLOCK
+        await eventually(partial(_are_saved, saves, blocks - restored // BLOCK))
+        told_saved = blocks * BLOCK
+        await worker.kill()
+        history = [*history, *told]
+
+
+def _are_saved(saves: list[wire.Saved], pieces: int) -> bool:
+    return sum(report.pieces for report in saves) >= pieces

@@ -3,6 +3,8 @@
 import errno
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,19 @@ ROOT = root_key("model", "f32")
 LIMIT, SEGMENT = 200_000, 20_000
 
 
+OPENED: dict[Path, SegmentStore] = {}
+
+
 def opened(folder: Path, root: bytes = ROOT, limit: int = LIMIT) -> SegmentStore:
-    return SegmentStore(folder, root, limit, SEGMENT)
+    """As the next process would."""
+    if folder in OPENED:
+        OPENED[folder].close()
+    OPENED[folder] = SegmentStore(folder, root, limit, SEGMENT)
+    return OPENED[folder]
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.kv"))
 
 
 def payload_of(piece: Piece, size: int = 1_500) -> bytes:
@@ -34,7 +47,7 @@ def stored(store: SegmentStore, tokens: Sequence[int], size: int = 1_500, root: 
 
 
 def on_disk(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
+    return sum(path.stat().st_size for path in files(folder))
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=40), st.lists(st.integers(0, 2**32 - 1), max_size=40))
@@ -71,7 +84,7 @@ def test_any_byte_flipped_or_cut_is_a_miss_and_nothing_else(
 ) -> None:
     folder = tmp_path_factory.mktemp("kv")
     pieces = stored(opened(folder), range(80), size=60)
-    path = data.draw(st.sampled_from(sorted(folder.iterdir())))
+    path = data.draw(st.sampled_from(files(folder)))
     raw = bytearray(path.read_bytes())
     at = data.draw(st.integers(0, len(raw) - 1))
     flipped = data.draw(st.booleans())
@@ -162,8 +175,24 @@ def test_what_is_erased_is_not_in_any_file(tmp_path: Path) -> None:
     store = opened(tmp_path / "kv")
     pieces = stored(store, range(24))
     store.erase([pieces[2].key])
-    raw = b"".join(path.read_bytes() for path in (tmp_path / "kv").iterdir())
+    raw = b"".join(path.read_bytes() for path in files(tmp_path / "kv"))
     assert payload_of(pieces[2])[:64] not in raw
     assert packed(pieces[2].tokens) not in raw
     assert payload_of(pieces[1]) in raw
     assert opened(tmp_path / "kv").opened.pieces == 2
+
+
+def test_one_process_has_a_folder_until_it_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from lmx_ledger.engine.kv.segments import SegmentStore; "
+        "SegmentStore(Path(sys.argv[1]), bytes(16), 10**6, 10**5); print('has it', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "kv")], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "has it\n"
+    with pytest.raises(BlockingIOError, match="another process has"):
+        opened(tmp_path / "kv")
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    stored(opened(tmp_path / "kv"), range(8))

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lmx_ledger.engine.kv.chain import Piece, child_key, common, cut
+from lmx_ledger.engine.kv.chain import Piece, child_key, common, cut, packed
 from lmx_ledger.engine.kv.segments import Found, SegmentStore
 
 
@@ -26,7 +26,7 @@ class Saved(NamedTuple):
 
 
 class Library:
-    """Pieces of `block` tokens each, the last of a conversation with fewer.
+    """Pieces of `block` tokens each, the last of a conversation with fewer; 0: of any length, none behind another.
 
     A piece is in RAM as soon as it was kept, and on disk once `save` has returned; both tiers let go of the least
     recently used. Any thread may call it.
@@ -82,8 +82,26 @@ class Library:
                 if piece.key not in self._behind.get(piece.parent, ())
             ]
 
+    def match_whole(self, tokens: Sequence[int]) -> Match:
+        """The longest stored piece, of any length, that these tokens begin with."""
+        begins = packed(tokens)
+        with self._lock:
+            behind = {key: packed(stored) for key, stored in self._behind.get(self._root, {}).items()}
+        fitting = {key: raw for key, raw in behind.items() if begins.startswith(raw)}
+        best = max(fitting, key=lambda key: len(fitting[key]), default=None)
+        if best is None:
+            return Match([], 0, 0)
+        length = len(fitting[best]) // len(packed([0]))
+        return Match([best], length, length)
+
+    def lacks_whole(self, tokens: Sequence[int]) -> list[tuple[int, Piece]]:
+        """These tokens as one piece, unless it is stored."""
+        with self._lock:
+            pieces = cut(self._root, tokens, max(len(tokens), 1))
+            return [(0, piece) for piece in pieces if piece.key not in self._behind.get(self._root, ())]
+
     def keep(self, piece: Piece, payload: bytes) -> bool:
-        """Have it from now on; `save` puts it on disk. A shorter one that it begins with is of no more use, and goes.
+        """Have it from now on; `save` puts it on disk. Of cut pieces, a shorter one that it begins with goes.
 
         False where what is not on disk yet takes all the RAM that there may be, or where what comes before it is not
         there.
@@ -97,7 +115,7 @@ class Library:
                 self._let_go_of_oldest()
             behind = self._behind.setdefault(piece.parent, {})
             for key, tokens in list(behind.items()):
-                if len(tokens) < len(piece.tokens) and common(tokens, piece.tokens) == len(tokens):
+                if self._block and common(tokens, piece.tokens) == len(tokens) < len(piece.tokens):
                     self._forget(piece.parent, key)
             self._behind.setdefault(piece.parent, {})[piece.key] = piece.tokens
             self._unsaved[piece.key] = (piece, payload)
@@ -171,6 +189,11 @@ class Library:
                     self._disk.erase([piece.key])
                 self._forget(piece.parent, piece.key)
         return erased
+
+    def close(self) -> None:
+        """Let another process have the files."""
+        with self._lock:
+            self._disk.close()
 
     def _has(self, key: bytes) -> bool:
         return key in self._unsaved or key in self._disk

@@ -2,10 +2,12 @@
 
 A file begins with what it belongs to (`root`); a record is a header, its tokens and its payload. A record counts when
 all of it is there and its header verifies; its payload is verified whenever it is read. Half a record at the end of a
-file is what a crash leaves, and is cut off. Only one process writes to a folder.
+file is what a crash leaves, and is cut off. Only one process has a folder, for as long as it lives.
 """
 
 import contextlib
+import errno
+import fcntl
 import mmap
 import os
 import struct
@@ -59,6 +61,7 @@ class SegmentStore:
     A piece counts as used whenever one behind it is, so what goes is never in the middle of a chain.
 
     Raises, in every method that touches the disk:
+        BlockingIOError: at the start only: another process has the folder.
         OSError: it is full or cannot be written or read; what was stored before is as it was.
     """
 
@@ -72,7 +75,22 @@ class SegmentStore:
         self._active = self._highest = 0
         self._unsynced: set[int] = set()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.opened = self._open()
+        self._lease = os.open(folder / "lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.opened = self._open()
+        except BlockingIOError:
+            self.close()
+            raise BlockingIOError(errno.EWOULDBLOCK, f"another process has {folder}") from None
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process have the folder; nothing is read or written here any more."""
+        if self._lease >= 0:
+            os.close(self._lease)
+            self._lease = -1
 
     def __contains__(self, key: object) -> bool:
         return key in self._pieces

@@ -1,7 +1,4 @@
-"""Between the caches of rows and the library of pieces: bytes to arrays and back, off the step loop where that can be.
-
-Only caches of full attention can be cut into pieces.
-"""
+"""One model's KV, kept: what is asked of the library on the step loop, and what is done for it on threads."""
 
 import queue
 import threading
@@ -10,27 +7,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import mlx.core as mx
-import numpy as np
-from mlx_lm.models.cache import KVCache
-
 from lmx_ledger.engine.kv.chain import root_key
 from lmx_ledger.engine.kv.library import Library, Match, Saved
 from lmx_ledger.engine.kv.segments import SegmentStore
 from lmx_ledger.engine.protocol import Kv
-
-Parts = Sequence[tuple[mx.array, mx.array]]
-"""Keys and values of each layer, `[1, heads, tokens, size]`."""
+from lmx_ledger.engine.worker.forms import Assembled, Cut, Form
 
 _SEGMENT_BYTES: Final = 64_000_000
 
 
 class Fetched(NamedTuple):
-    """What a row begins with: of each layer keys and values, as bytes `[heads, room, size * itemsize]`."""
+    """What a row begins with."""
 
     stream: int
-    tokens: int
-    arrays: list["np.ndarray[Any, np.dtype[np.uint8]]"]
+    assembled: Assembled
     ms: float
 
 
@@ -44,94 +34,75 @@ class Written(NamedTuple):
 class Keeping:
     """One model's KV, kept. `deliver` gets what the threads of it have done."""
 
-    def __init__(self, cache: Sequence[Any], settings: Kv, deliver: Callable[[Fetched | Written], None]) -> None:
-        """`cache` is one that the model has read a token into.
-
-        Raises:
-            OSError: the folder cannot be used.
+    def __init__(self, form: Form, settings: Kv, deliver: Callable[[Fetched | Written], None]) -> None:
+        """Raises:
+        OSError: the folder cannot be used, or another process writes to it.
         """
-        self._layout = [array.dtype for part in cache for array in (part.keys, part.values)]
-        self._shapes = [
-            (array.shape[1], array.shape[3] * array.itemsize) for part in cache for array in (part.keys, part.values)
-        ]
-        form = f"1 {settings.block} {[(str(t), *s) for t, s in zip(self._layout, self._shapes, strict=True)]}"
-        root = root_key(settings.fingerprint, form)
+        self._form = form
+        root = root_key(settings.fingerprint, form.name)
         disk = SegmentStore(Path(settings.folder) / root.hex(), root, settings.disk, _SEGMENT_BYTES)
-        self.library = Library(disk, root, settings.block, settings.ram)
-        self._block = settings.block
+        self._library = Library(disk, root, settings.block if isinstance(form, Cut) else 0, settings.ram)
         self._deliver = deliver
-        self._to_fetch: queue.SimpleQueue[tuple[int, Match, int]] = queue.SimpleQueue()
-        self._to_save = threading.Event()
-        for work in (self._fetch, self._save):
-            threading.Thread(target=work, daemon=True, name=f"kv {work.__name__}").start()
+        self._to_fetch: queue.SimpleQueue[tuple[int, Match, int] | None] = queue.SimpleQueue()
+        self._to_save: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._fetch, self._save)]
+        for thread in self._threads:
+            thread.start()
 
-    # --- what is asked of it, on the step loop -----------------------------------------------------------------------
+    @property
+    def ram_bytes(self) -> int:
+        """What is kept in RAM."""
+        return self._library.ram_bytes
 
-    def fetch(self, stream: int, match: Match, room: int) -> None:
-        """Have the pieces read and put together, with room for so many tokens; it is delivered."""
-        self._to_fetch.put((stream, match, room))
+    @property
+    def disk_bytes(self) -> int:
+        """What is kept on disk."""
+        return self._library.disk_bytes
 
-    def restored(self, fetched: Fetched) -> list[KVCache]:
+    # --- on the step loop --------------------------------------------------------------------------------------------
+
+    def fetch(self, stream: int, tokens: Sequence[int], room: int) -> bool:
+        """Have what is kept of their beginning put together, with room for so many; False where nothing is."""
+        match = self._form.match(self._library, tokens)
+        if match.tokens:
+            self._to_fetch.put((stream, match, room))
+        return bool(match.tokens)
+
+    def restored(self, fetched: Fetched) -> list[Any]:
         """The cache of a row that has read that."""
-        arrays = [mx.array(array).view(kind)[None] for array, kind in zip(fetched.arrays, self._layout, strict=True)]
-        mx.eval(arrays)
-        cache = [KVCache() for _ in range(len(arrays) // 2)]
-        for layer, part in enumerate(cache):
-            part.keys, part.values = arrays[2 * layer : 2 * layer + 2]
-            part.offset = fetched.tokens
-        return cache
+        return self._form.cache(fetched.assembled)
 
-    def keep(self, tokens: Sequence[int], parts: Parts, *, whole_only: bool) -> None:
-        """Keep what is new of these tokens' KV; written behind. `whole_only`: no piece that is shorter than a block."""
-        for start, piece in self.library.lacks(tokens):
-            if whole_only and len(piece.tokens) < self._block:
+    def keep(self, tokens: Sequence[int], cache: Sequence[Any], *, reading: bool) -> None:
+        """Keep what is new of a row's cache, which stands for exactly these tokens; `reading`: the row goes on."""
+        for start, piece in self._form.lacks(self._library, tokens, reading=reading):
+            payload = self._form.payload(cache, start, start + len(piece.tokens))
+            if not self._library.keep(piece, payload):
                 break
-            end = start + len(piece.tokens)
-            arrays = [mx.contiguous(array[0, :, start:end]).view(mx.uint8) for layer in parts for array in layer]
-            mx.eval(arrays)
-            if not self.library.keep(piece, b"".join(np.array(array).tobytes() for array in arrays)):
-                break
-        self._to_save.set()
+        self._to_save.put(True)
 
-    # --- its threads -------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Write what is not on disk yet, and let another process have the files."""
+        self._to_fetch.put(None)
+        self._to_save.put(False)
+        for thread in self._threads:
+            thread.join()
+        self._library.close()
+
+    # --- on threads --------------------------------------------------------------------------------------------------
 
     def _fetch(self) -> None:
-        while True:
-            stream, match, room = self._to_fetch.get()
+        while (wanted := self._to_fetch.get()) is not None:
+            stream, match, room = wanted
             began = time.monotonic()
-            arrays = [np.zeros((heads, room, size), np.uint8) for heads, size in self._shapes]
-            read = 0
-            for number, key in enumerate(match.keys):
-                payload = self.library.payload(key)
-                if payload is None:
-                    break
-                take = match.tail if number == len(match.keys) - 1 else self._block
-                self._unpack(payload, arrays, read, take)
-                read += take
-            self._deliver(Fetched(stream, read, arrays, (time.monotonic() - began) * 1e3))
-
-    def _unpack(self, payload: bytes, arrays: list[Any], at: int, take: int) -> None:
-        tokens = len(payload) // sum(heads * size for heads, size in self._shapes)
-        start = 0
-        for array, (heads, size) in zip(arrays, self._shapes, strict=True):
-            end = start + heads * tokens * size
-            piece = np.frombuffer(payload, np.uint8)[start:end].reshape(heads, tokens, size)
-            array[:, at : at + take] = piece[:, :take]
-            start = end
+            assembled = self._form.assemble(match, self._library.payload, room)
+            self._deliver(Fetched(stream, assembled, (time.monotonic() - began) * 1e3))
 
     def _save(self) -> None:
-        while True:
-            self._to_save.wait()
-            self._to_save.clear()
+        while self._to_save.get():
             try:
-                saved = self.library.save()
+                saved = self._library.save()
             except OSError as error:
                 self._deliver(Written(None, str(error)))
                 continue
             if saved.pieces:
                 self._deliver(Written(saved, None))
-
-
-def can_be_cut(cache: Sequence[Any]) -> bool:
-    """Whether a cache is full attention in every layer."""
-    return all(type(part) is KVCache for part in cache)

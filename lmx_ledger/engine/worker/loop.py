@@ -20,10 +20,10 @@ import msgspec
 from lmx_ledger.engine import protocol as wire
 from lmx_ledger.engine.recorder import FlightRecorder
 from lmx_ledger.engine.worker import schedule
-from lmx_ledger.engine.worker.keeping import Fetched, Keeping, Written, can_be_cut
+from lmx_ledger.engine.worker.forms import form_for
+from lmx_ledger.engine.worker.keeping import Fetched, Keeping, Written
 from lmx_ledger.engine.worker.model import ResidentModel, read_model
 from lmx_ledger.engine.worker.rows import Group, Row, Told
-from lmx_ledger.engine.worker.slots import one_of
 
 _LARGE: Final = 4_096
 """Tokens of a row whose memory is given back to the system as soon as it leaves."""
@@ -99,6 +99,8 @@ class StepLoop:
                 self._tell_saved(command)
             case wire.Shutdown():
                 self._recorder.note("shutdown")
+                if self._keeping is not None:
+                    self._keeping.close()
                 return False
         return True
 
@@ -110,7 +112,7 @@ class StepLoop:
             self._send(wire.LoadFailed(error=f"{type(error).__name__}: {error}"))
             return
         self._model, self._most_read, self._gap = model, command.prefill_step, command.prefill_gap
-        if command.kv is not None and can_be_cut(model.cache):
+        if command.kv is not None:
             self._keep_kv(model, command.kv)
         self._recorder.note(f"loaded {model.architecture}, {model.weights_bytes} bytes")
         self._send(
@@ -152,7 +154,7 @@ class StepLoop:
         for row in gone:
             was_read = self._reading.pop(row.insert.stream, None) is not None
             if self._keeping is not None and was_read and row.read:
-                self._leaving(row, [one_of(part, 0) for part in row.cache])
+                self._leaving(row, row.read, row.cache)
         self._groups = [group for group in self._groups if group.drop(gone)]
         for row in gone:
             row.forget()
@@ -262,8 +264,7 @@ class StepLoop:
             if other is not row and not other.cache and not other.suspect and other.tokens == row.tokens:
                 other.read_with(row)
         if self._keeping is not None:
-            parts = [one_of(part, 0) for part in row.cache]
-            self._keeping.keep(row.tokens[: row.read], parts, whole_only=True)
+            self._keeping.keep(row.tokens[: row.read], row.cache, reading=True)
         leaving = self._leaving if self._keeping is not None else None
         group = Group(self._model.module, self._model.vocab, row, leaving)
         del self._reading[row.insert.stream]
@@ -294,8 +295,11 @@ class StepLoop:
     # --- KV that is kept ---------------------------------------------------------------------------------------------
 
     def _keep_kv(self, model: ResidentModel, settings: wire.Kv) -> None:
+        form = form_for(model.cache, settings.block)
+        if form is None:
+            return
         try:
-            self._keeping = Keeping(model.cache, settings, self._inbox.put)
+            self._keeping = Keeping(form, settings, self._inbox.put)
         except OSError as error:
             # It is served without.
             self._send(wire.Saved(pieces=0, bytes=0, gone=0, ram_bytes=0, disk_bytes=0, error=str(error)))
@@ -304,9 +308,7 @@ class StepLoop:
         """Have it read from where kept KV ends; the last token is always put through."""
         stream = row.insert.stream
         if self._keeping is not None:
-            match = self._keeping.library.match(row.tokens[:-1])
-            if match.tokens:
-                self._keeping.fetch(stream, match, row.room)
+            if self._keeping.fetch(stream, row.tokens[:-1], row.room):
                 return
             self._send(wire.Restored(stream=stream, tokens=0, ms=0.0))
         self._reading[stream] = row
@@ -316,28 +318,27 @@ class StepLoop:
         row = self._rows.get(fetched.stream)
         if row is None:
             return
-        told = f"go on with {fetched.stream} behind {fetched.tokens} tokens that were kept"
+        told = f"go on with {fetched.stream} behind {fetched.assembled.tokens} tokens that were kept"
         self._recorder.note(told, self._busy_with(fetched.stream))
-        if fetched.tokens:
-            row.begin_behind(self._keeping.restored(fetched), fetched.tokens)
+        if fetched.assembled.tokens:
+            row.begin_behind(self._keeping.restored(fetched), fetched.assembled.tokens)
         self._reading[fetched.stream] = row
-        self._send(wire.Restored(stream=fetched.stream, tokens=fetched.tokens, ms=fetched.ms))
+        self._send(wire.Restored(stream=fetched.stream, tokens=fetched.assembled.tokens, ms=fetched.ms))
 
-    def _leaving(self, row: Row, parts: list[Any]) -> None:
-        if self._keeping is not None and not row.suspect:
-            known = min(parts[0][0].shape[2], len(row.tokens))
-            self._keeping.keep(row.tokens[:known], parts, whole_only=False)
+    def _leaving(self, row: Row, tokens: int, cache: list[Any]) -> None:
+        if self._keeping is not None and not row.suspect and tokens:
+            self._keeping.keep(row.tokens[:tokens], cache, reading=False)
 
     def _tell_saved(self, written: Written) -> None:
         assert self._keeping is not None  # noqa: S101 - it did the writing
-        library, saved = self._keeping.library, written.saved
+        saved = written.saved
         self._send(
             wire.Saved(
                 pieces=saved.pieces if saved else 0,
                 bytes=saved.bytes if saved else 0,
                 gone=len(saved.gone) if saved else 0,
-                ram_bytes=library.ram_bytes,
-                disk_bytes=library.disk_bytes,
+                ram_bytes=self._keeping.ram_bytes,
+                disk_bytes=self._keeping.disk_bytes,
                 error=written.error,
             )
         )

@@ -58,9 +58,9 @@ class Row:
             if type(part) is KVCache:
                 part.step = self.room
 
-    def begin_behind(self, cache: list[KVCache], tokens: int) -> None:
+    def begin_behind(self, cache: list[Any], tokens: int) -> None:
         """A cache that has so many tokens, and room for the others."""
-        self.cache, self.read = list(cache), tokens
+        self.cache, self.read = cache, tokens
 
     def end_reading(self) -> None:
         """From here on the cache grows by little."""
@@ -92,11 +92,11 @@ class Group:
     """
 
     def __init__(
-        self, module: nn.Module, vocab: int, row: Row, leaving: Callable[[Row, list[Any]], None] | None = None
+        self, module: nn.Module, vocab: int, row: Row, leaving: Callable[[Row, int, list[Any]], None] | None = None
     ) -> None:
         """Of one row that is read but for its last token: to be launched, or taken in by a group that was.
 
-        `leaving` gets each row that leaves, with what `one_of` gives of its cache; the arrays may not be kept.
+        `leaving` gets each row that leaves, its cache, whose arrays may not be kept, and of how many tokens that is.
         """
         self._module = module
         self._vocab = vocab
@@ -202,7 +202,9 @@ class Group:
     def _keep(self, kept: list[int]) -> None:
         if self._leaving is not None:
             for number in set(range(len(self.rows))) - set(kept):
-                self._leaving(self.rows[number], [one_of(part, number) for part in self._cache])
+                row = self.rows[number]
+                cache = self._cache if self._alone else [one_of(part, number) for part in self._cache]
+                self._leaving(row, len(row.tokens) - self._fresh[number], cache)
         keep = packed(len(self.rows), kept)
         self.rows = [self.rows[number] for number in keep]
         self._fresh = [self._fresh[number] for number in keep]

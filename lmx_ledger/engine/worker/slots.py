@@ -32,10 +32,13 @@ class SlotKVCache(BatchKVCache):  # type: ignore[misc]
         for slot, (pad, row) in enumerate(zip(self._pads, rows, strict=True)):
             self._write(slot, pad, row.keys[..., : row.offset, :], row.values[..., : row.offset, :])
 
-    @property
-    def pads(self) -> list[int]:
-        """Places at the left of each row that are not its own."""
-        return self._pads
+    def row(self, number: int) -> KVCache:
+        """One row's, as views."""
+        cache = KVCache()
+        part = slice(self._pads[number], self._idx)
+        cache.keys, cache.values = (whole[number : number + 1, :, part] for whole in (self.keys, self.values))
+        cache.offset = self._idx - self._pads[number]
+        return cache
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """`[rows, heads, T, size]` behind what is there; all of it, of the rows in use."""
@@ -122,8 +125,6 @@ def as_batch(part: Any) -> Any:
     return SlotKVCache([part]) if type(part) is KVCache else part.merge([part])
 
 
-def one_of(part: Any, number: int) -> tuple[mx.array, mx.array]:
-    """Keys and values `[1, heads, tokens, size]` of one row in a cache of full attention, of a batch or by itself."""
-    keys, values = part.keys_and_values()
-    pad = part.pads[number] if isinstance(part, SlotKVCache) else 0
-    return keys[number : number + 1, :, pad:], values[number : number + 1, :, pad:]
+def one_of(part: Any, number: int) -> Any:
+    """The cache of one row of a batch; its arrays may be views, and are not to be kept."""
+    return part.row(number) if isinstance(part, SlotKVCache) else part.extract(number)
