@@ -5,7 +5,8 @@ import contextlib
 from typing import Any, Final
 
 from lmx_ledger.core import events as ev
-from lmx_ledger.engine.client import EngineError, Worker
+from lmx_ledger.engine.client import Worker
+from lmx_ledger.engine.stream import EngineError
 from lmx_ledger.ledger.writer import Ledger
 
 AFTER_S: Final = 5.0

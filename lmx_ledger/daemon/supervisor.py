@@ -11,7 +11,9 @@ from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.config import Config
 from lmx_ledger.daemon.standby import Standby
 from lmx_ledger.daemon.terminal import warn
-from lmx_ledger.engine.client import EngineError, Exit, LoadTimedOut, Worker, describe
+from lmx_ledger.engine.client import Worker
+from lmx_ledger.engine.exit import Exit, describe
+from lmx_ledger.engine.stream import EngineError, LoadTimedOut
 from lmx_ledger.guard.breaker import Breaker, State
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.serving.models import ModelState, ServedModel

@@ -3,114 +3,20 @@
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import sys
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable
 
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.engine import protocol as wire
+from lmx_ledger.engine.exit import Exit, describe, signal_name
 from lmx_ledger.engine.recorder import FlightRecorder
+from lmx_ledger.engine.stream import EngineError, EngineStream, LoadTimedOut, WorkerDied
 
 _STDERR_TAIL_BYTES = 8192
 _HELLO_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 5.0
 HANG_TIMEOUT_S = 30.0
-
-
-Item: TypeAlias = wire.Token | wire.Prefill | wire.Restored | wire.Recovered
-"""What a stream is given."""
-
-
-class EngineError(Exception):
-    """The worker cannot do what it was asked; the message says why."""
-
-
-class WorkerDied(EngineError):
-    """The process is gone, and with it everything it had in flight.
-
-    `suspect`: this stream was among those that it was busy with.
-    """
-
-    def __init__(self, message: str, *, suspect: bool = False) -> None:
-        super().__init__(message)
-        self.suspect = suspect
-
-
-class LoadTimedOut(EngineError):
-    """The model was not loaded in the time that it was given; the process is gone too."""
-
-
-class Exit(NamedTuple):
-    """The evidence of a worker's end: exit code or signal name, last words, last acts (oldest first)."""
-
-    pid: int
-    code: int | None
-    signal: str | None
-    stderr_tail: str
-    last_acts: list[str]
-    expected: bool
-    hung: bool = False
-
-
-class EngineStream:
-    """One stream's side in the daemon: iterate over lists of what came since the last look, until it has finished.
-
-    `on_left` is called once, when the worker has no more to do for it: that may be long before it is read to its end.
-    What waits to be read is bounded by the stream's `max_tokens`, some hundred bytes a token (two thousand with the
-    log-probabilities of 20 others).
-
-    Raises, while iterating:
-        WorkerDied: the worker is gone.
-        EngineError: the worker refused the stream.
-    """
-
-    def __init__(self, number: int, on_left: Callable[["EngineStream"], None] | None = None) -> None:
-        self.number = number
-        self.finished = False
-        self.error: EngineError | None = None
-        self._on_left = on_left
-        self._arrived: deque[Item] = deque()
-        self._wake = asyncio.Event()
-
-    def deliver(self, item: Item) -> None:
-        """Add what a step gave this stream."""
-        self._arrived.append(item)
-        self._wake.set()
-        if isinstance(item, wire.Token) and item.finish is not None:
-            self.leave()
-
-    def leave(self) -> None:
-        """The worker has no more to do for it; harmless when repeated."""
-        on_left, self._on_left = self._on_left, None
-        if on_left is not None:
-            on_left(self)
-
-    def fail(self, error: EngineError) -> None:
-        """End the stream with an error, behind what has arrived already."""
-        self.error = error
-        self._wake.set()
-        self.leave()
-
-    async def take(self) -> list[Item]:
-        """All that has arrived; waits for at least one item."""
-        while not self._arrived:
-            if self.error is not None:
-                raise self.error
-            self._wake.clear()
-            await self._wake.wait()
-        items = list(self._arrived)
-        self._arrived.clear()
-        return items
-
-    async def __aiter__(self) -> AsyncIterator[list[Item]]:
-        while not self.finished:
-            items = await self.take()
-            last = items[-1]
-            self.finished = isinstance(last, wire.Token) and last.finish is not None
-            yield items
 
 
 class Worker:
@@ -378,7 +284,7 @@ class Worker:
         died = Exit(
             pid=self.pid,
             code=status if status >= 0 else None,
-            signal=_signal_name(-status) if status < 0 else None,
+            signal=signal_name(-status) if status < 0 else None,
             stderr_tail=self._stderr.decode(errors="replace"),
             last_acts=self._recorder.last(),
             expected=self._expected,
@@ -419,25 +325,3 @@ async def _spawn(blas: str, theirs: socket.socket, recorder: FlightRecorder) -> 
         start_new_session=True,
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576", "PYTHONUNBUFFERED": "1"},
     )
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        # Real-time signals have numbers only.
-        return f"signal {number}"
-
-
-def describe(died: Exit) -> str:
-    """One line about an end: `the worker (pid 7) was ended by SIGKILL while: step 12: 3 streams`."""
-    how = (
-        "was ended because it hung"
-        if died.hung
-        else f"was ended by {died.signal}"
-        if died.signal
-        else f"ended with status {died.code}"
-    )
-    doing = f" while: {died.last_acts[-1]}" if died.last_acts else ""
-    last_line = died.stderr_tail.strip().splitlines()[-1:] if died.code else []
-    return f"the worker (pid {died.pid}) {how}{doing}" + (f" ({last_line[0][:300]})" if last_line else "")

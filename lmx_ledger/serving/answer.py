@@ -13,8 +13,8 @@ from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns, utc_us
 from lmx_ledger.core.errors import EngineFailed, LmxError
 from lmx_ledger.core.ids import new_ulid
-from lmx_ledger.engine.client import EngineError, Item, WorkerDied
 from lmx_ledger.engine.protocol import Prefill, Sampling, Token, ToolParsed
+from lmx_ledger.engine.stream import EngineError, Item, WorkerDied
 from lmx_ledger.serving.choice import ChoiceText, Shown
 from lmx_ledger.serving.lasting import FRUITLESS, LastingStream, Resumed, Work
 from lmx_ledger.serving.models import ServedModel

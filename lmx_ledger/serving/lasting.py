@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final, NamedTuple
 
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
-from lmx_ledger.engine.client import EngineError, EngineStream, Item, Worker, WorkerDied
+from lmx_ledger.engine.client import Worker
 from lmx_ledger.engine.protocol import Recovered, Sampling, Token
+from lmx_ledger.engine.stream import EngineError, EngineStream, Item, WorkerDied
 from lmx_ledger.serving.models import ServedModel
 
 FRUITLESS: Final = 3

@@ -16,8 +16,10 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-from lmx_ledger.engine.client import EngineError, Exit, LoadTimedOut, Worker, WorkerDied
+from lmx_ledger.engine.client import Worker
+from lmx_ledger.engine.exit import Exit
 from lmx_ledger.engine.protocol import Sampling, Token, ToolParsed
+from lmx_ledger.engine.stream import EngineError, LoadTimedOut, WorkerDied
 from lmx_ledger.engine.worker.sampling import Draw
 from tests.conftest import eventually
 

@@ -1,0 +1,88 @@
+"""What a worker gives a stream, and how it ends: the part of the daemon's end that serving sees."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import TypeAlias
+
+from lmx_ledger.engine import protocol as wire
+
+Item: TypeAlias = wire.Token | wire.Prefill | wire.Restored | wire.Recovered
+"""What a stream is given."""
+
+
+class EngineError(Exception):
+    """The worker cannot do what it was asked; the message says why."""
+
+
+class WorkerDied(EngineError):
+    """The process is gone, and with it everything it had in flight.
+
+    `suspect`: this stream was among those that it was busy with.
+    """
+
+    def __init__(self, message: str, *, suspect: bool = False) -> None:
+        super().__init__(message)
+        self.suspect = suspect
+
+
+class LoadTimedOut(EngineError):
+    """The model was not loaded in the time that it was given; the process is gone too."""
+
+
+class EngineStream:
+    """One stream's side in the daemon: iterate over lists of what came since the last look, until it has finished.
+
+    `on_left` is called once, when the worker has no more to do for it: that may be long before it is read to its end.
+    What waits to be read is bounded by the stream's `max_tokens`, some hundred bytes a token (two thousand with the
+    log-probabilities of 20 others).
+
+    Raises, while iterating:
+        WorkerDied: the worker is gone.
+        EngineError: the worker refused the stream.
+    """
+
+    def __init__(self, number: int, on_left: Callable[["EngineStream"], None] | None = None) -> None:
+        self.number = number
+        self.finished = False
+        self.error: EngineError | None = None
+        self._on_left = on_left
+        self._arrived: deque[Item] = deque()
+        self._wake = asyncio.Event()
+
+    def deliver(self, item: Item) -> None:
+        """Add what a step gave this stream."""
+        self._arrived.append(item)
+        self._wake.set()
+        if isinstance(item, wire.Token) and item.finish is not None:
+            self.leave()
+
+    def leave(self) -> None:
+        """The worker has no more to do for it; harmless when repeated."""
+        on_left, self._on_left = self._on_left, None
+        if on_left is not None:
+            on_left(self)
+
+    def fail(self, error: EngineError) -> None:
+        """End the stream with an error, behind what has arrived already."""
+        self.error = error
+        self._wake.set()
+        self.leave()
+
+    async def take(self) -> list[Item]:
+        """All that has arrived; waits for at least one item."""
+        while not self._arrived:
+            if self.error is not None:
+                raise self.error
+            self._wake.clear()
+            await self._wake.wait()
+        items = list(self._arrived)
+        self._arrived.clear()
+        return items
+
+    async def __aiter__(self) -> AsyncIterator[list[Item]]:
+        while not self.finished:
+            items = await self.take()
+            last = items[-1]
+            self.finished = isinstance(last, wire.Token) and last.finish is not None
+            yield items
