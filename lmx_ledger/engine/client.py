@@ -45,7 +45,7 @@ class Worker:
         self._recorder = recorder
         self._streams: dict[int, EngineStream] = {}
         self._numbers = 0
-        self._tool_calls: dict[int, asyncio.Future[wire.ToolParsed]] = {}
+        self._calls: dict[int, asyncio.Future[wire.Answer]] = {}
         self._hello: asyncio.Future[wire.Hello] = asyncio.get_running_loop().create_future()
         self._load: asyncio.Future[wire.Loaded | wire.LoadFailed] | None = None
         self._expected = False
@@ -141,6 +141,9 @@ class Worker:
         sampling: wire.Sampling,
         owner: int = 0,
         weight: float = 1.0,
+        label: str = "",
+        known: int = 0,
+        boundary: int = 0,
         on_left: Callable[[EngineStream], None] | None = None,
     ) -> EngineStream:
         """Begin a stream; it is in the worker's next step. See `protocol.Insert`; `on_left`: see `EngineStream`.
@@ -164,6 +167,9 @@ class Worker:
                 sampling=sampling,
                 owner=owner,
                 weight=weight,
+                label=label,
+                known=known,
+                boundary=boundary,
             )
         )
         return stream
@@ -180,12 +186,40 @@ class Worker:
         Raises:
             WorkerDied: the process ended before it answered.
         """
+        answer = await self._call(lambda call: wire.ParseTool(call=call, text=text, tools_json=tools_json))
+        assert isinstance(answer, wire.ToolParsed)  # noqa: S101 - the protocol's promise
+        return answer
+
+    async def measure_kv(self, ends: list[list[bytes]]) -> list[tuple[int, int]]:
+        """Bytes in RAM and on disk, of each list of pieces with all before them.
+
+        Raises:
+            WorkerDied: the process ended before it answered.
+        """
+        answer = await self._call(lambda call: wire.MeasureKv(call=call, ends=ends))
+        assert isinstance(answer, wire.KvMeasured)  # noqa: S101 - the protocol's promise
+        return answer.extents
+
+    async def erase_kv(self, ends: list[bytes]) -> int:
+        """Overwrite these pieces and all before them that no others begin with; their bytes.
+
+        Raises:
+            WorkerDied: the process ended before it answered.
+            EngineError: a file cannot be written.
+        """
+        answer = await self._call(lambda call: wire.EraseKv(call=call, ends=ends))
+        assert isinstance(answer, wire.KvErased)  # noqa: S101 - the protocol's promise
+        if answer.error is not None:
+            raise EngineError(answer.error)
+        return answer.bytes
+
+    async def _call(self, command: Callable[[int], wire.Command]) -> wire.Answer:
         if self.exited.done():
             raise WorkerDied(describe(self.exited.result()))
         self._numbers += 1
-        answer: asyncio.Future[wire.ToolParsed] = asyncio.get_running_loop().create_future()
-        self._tool_calls[self._numbers] = answer
-        self._send(wire.ParseTool(call=self._numbers, text=text, tools_json=tools_json))
+        answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
+        self._calls[self._numbers] = answer
+        self._send(command(self._numbers))
         return await answer
 
     async def stop(self) -> Exit:
@@ -247,8 +281,8 @@ class Worker:
             case wire.Saved():
                 if self.on_saved is not None:
                     self.on_saved(report)
-            case wire.ToolParsed():
-                answer = self._tool_calls.pop(report.call)
+            case wire.ToolParsed() | wire.KvMeasured() | wire.KvErased():
+                answer = self._calls.pop(report.call)
                 if not answer.done():
                     answer.set_result(report)
 
@@ -300,12 +334,12 @@ class Worker:
         for stream in self._streams.values():
             stream.fail(stopped if died.expected else WorkerDied(said, suspect=stream.number in busy_with))
         self._streams.clear()
-        for waiting in (self._hello, self._load, *self._tool_calls.values()):
+        for waiting in (self._hello, self._load, *self._calls.values()):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(stopped if died.expected else WorkerDied(said))
                 # Marked as seen: nobody need be waiting for it at the time.
                 waiting.exception()
-        self._tool_calls.clear()
+        self._calls.clear()
 
 
 async def _spawn(blas: str, theirs: socket.socket, recorder: FlightRecorder) -> asyncio.subprocess.Process:

@@ -62,7 +62,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 class Insert(msgspec.Struct, frozen=True, tag="insert"):
     """Begin a stream. `prompt` has at least one id; `prompt_len` says where the prompt ends and the answer began.
 
-    Prompts are read in turns between owners, each by its weight.
+    Prompts are read in turns between owners, each by its weight. `label` comes back in `Saved`; `known` is how much of
+    the prompt should have been kept, `boundary` behind how many tokens the next prompt may leave this one (0: unknown).
     """
 
     stream: int
@@ -73,6 +74,9 @@ class Insert(msgspec.Struct, frozen=True, tag="insert"):
     sampling: Sampling
     owner: int = 0
     weight: float = 1.0
+    label: str = ""
+    known: int = 0
+    boundary: int = 0
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -89,11 +93,25 @@ class ParseTool(msgspec.Struct, frozen=True, tag="parse_tool"):
     tools_json: str
 
 
+class MeasureKv(msgspec.Struct, frozen=True, tag="measure_kv"):
+    """How much of each list of pieces, and of all before them, is where; answered by `KvMeasured`."""
+
+    call: int
+    ends: list[list[bytes]]
+
+
+class EraseKv(msgspec.Struct, frozen=True, tag="erase_kv"):
+    """Overwrite these pieces and all before them that no others begin with; answered by `KvErased`."""
+
+    call: int
+    ends: list[bytes]
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Leave at once, with exit status 0."""
 
 
-Command: TypeAlias = Load | Insert | Cancel | ParseTool | Shutdown
+Command: TypeAlias = Load | Insert | Cancel | ParseTool | MeasureKv | EraseKv | Shutdown
 
 
 # --- worker -> daemon -----------------------------------------------------------------------------------------------
@@ -126,8 +144,27 @@ class Dialect(msgspec.Struct, frozen=True, array_like=True):
         return tuple(marker for marker in found if marker)
 
 
+class KvOpened(msgspec.Struct, frozen=True):
+    """What was found where KV is kept.
+
+    `form` names the model's caches and how they are cut; `whole`: they cannot be cut, and are kept as they are.
+    `broken_bytes` are no records (any more), `foreign` files of something else, `dropped_bytes` were kept in other
+    forms of the same model. With `error` nothing is kept; `busy`: because another process has the files.
+    """
+
+    form: str
+    whole: bool
+    pieces: int = 0
+    disk_bytes: int = 0
+    broken_bytes: int = 0
+    foreign: list[str] = []
+    dropped_bytes: int = 0
+    error: str | None = None
+    busy: bool = False
+
+
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The model is resident and its first forward pass has run."""
+    """The model is resident and its first forward pass has run. `kv`: None where none is to be kept, or can be."""
 
     weights_bytes: int
     vocab: int
@@ -135,6 +172,7 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     dialect: Dialect
     active_bytes: int
     ms: float
+    kv: KvOpened | None = None
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -167,25 +205,65 @@ class Prefill(msgspec.Struct, frozen=True, array_like=True):
     total: int
 
 
+class Lost(msgspec.Struct, frozen=True, array_like=True):
+    """KV that was kept and is not there any more: `evicted` or `corrupt`, told in the `Saved` of that `turn`."""
+
+    reason: str
+    turn: int
+
+
 class Restored(msgspec.Struct, frozen=True, tag="restored"):
-    """A stream begins behind `tokens` of its prompt whose KV was kept; it took `ms` to fetch it. 0 where none was."""
+    """A stream begins behind `tokens` of its prompt whose KV was kept (0: none); it took `ms` to fetch.
+
+    `read_bytes` of that came from the disk; `lost`: why there is not more of it, as far as is known.
+    """
 
     stream: int
     tokens: int
     ms: float
+    read_bytes: int = 0
+    lost: Lost | None = None
+
+
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """How much of a stream is kept: `tokens`, up to the piece named `end`; `on_disk`: durably."""
+
+    label: str
+    tokens: int
+    end: bytes
+    on_disk: bool
 
 
 class Saved(msgspec.Struct, frozen=True, tag="saved"):
-    """Pieces of KV that are on disk now, durably, and pieces that went for them; or why nothing could be written.
+    """Pieces of KV that are on disk now, durably, the streams that are kept by that, and what went.
 
-    `ram_bytes` and `disk_bytes` are what the two tiers take now.
+    `ram_bytes` and `disk_bytes` are what the two tiers take now; with `error` nothing could be written.
     """
 
+    turn: int
     pieces: int
     bytes: int
     gone: int
+    gone_bytes: int
+    kept: list[Kept]
     ram_bytes: int
     disk_bytes: int
+    ms: float
+    error: str | None = None
+
+
+class KvMeasured(msgspec.Struct, frozen=True, tag="kv_measured"):
+    """Of each list, its bytes in RAM and on disk."""
+
+    call: int
+    extents: list[tuple[int, int]]
+
+
+class KvErased(msgspec.Struct, frozen=True, tag="kv_erased"):
+    """So many bytes are overwritten and forgotten, or why they are not."""
+
+    call: int
+    bytes: int
     error: str | None = None
 
 
@@ -227,7 +305,8 @@ class ToolParsed(msgspec.Struct, frozen=True, tag="tool_parsed"):
     error: str | None
 
 
-Report: TypeAlias = Hello | Loaded | LoadFailed | Restored | Saved | Step | Refused | Recovered | Failed | ToolParsed
+Answer: TypeAlias = ToolParsed | KvMeasured | KvErased
+Report: TypeAlias = Hello | Loaded | LoadFailed | Restored | Saved | Step | Refused | Recovered | Failed | Answer
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _commands: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)

@@ -30,12 +30,22 @@ class Engine:
         self._thread.start()
         self._inbox.put(wire.Load(path=str(model), prefill_step=64, prefill_gap=9, kv=kv))
         assert isinstance(self.report(), wire.Hello)
-        self.loaded = [self.report()]
-        while not isinstance(self.loaded[-1], wire.Loaded):
-            self.loaded.append(self.report())
+        loaded = self.report()
+        assert isinstance(loaded, wire.Loaded)
+        self.loaded = loaded
         self._numbers = 0
 
-    def insert(self, prompt: list[int], max_tokens: int, owner: int | None = None, **sampling: Any) -> int:
+    def insert(
+        self,
+        prompt: list[int],
+        max_tokens: int,
+        owner: int | None = None,
+        *,
+        label: str = "",
+        known: int = 0,
+        boundary: int = 0,
+        **sampling: Any,
+    ) -> int:
         self._numbers += 1
         drawn = wire.Sampling(**{"temperature": 0.0, **sampling})
         self._inbox.put(
@@ -47,9 +57,26 @@ class Engine:
                 eos=[],
                 sampling=drawn,
                 owner=owner or self._numbers,
+                label=label,
+                known=known,
+                boundary=boundary,
             )
         )
         return self._numbers
+
+    def ask(self, command: Callable[[int], wire.Command]) -> Any:
+        """What the worker answers to a call."""
+        self._numbers += 1
+        self._inbox.put(command(self._numbers))
+        while not isinstance(report := self.report(), wire.Answer):
+            pass
+        return report
+
+    @property
+    def kv(self) -> wire.KvOpened:
+        """What it found of KV when it loaded the model."""
+        assert self.loaded.kv is not None
+        return self.loaded.kv
 
     def cancel(self, stream: int) -> None:
         self._inbox.put(wire.Cancel(streams=[stream]))

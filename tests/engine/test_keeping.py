@@ -12,6 +12,7 @@ import pytest
 
 from lmx_ledger.engine import protocol as wire
 from lmx_ledger.engine.client import Worker
+from lmx_ledger.engine.kv.chain import LEAST_TOKENS
 from tests.conftest import eventually
 from tests.engine.parts import Engine, fail_when, prompt
 from tests.engine.shapes import SHAPES, write_shape
@@ -46,11 +47,11 @@ def answer(engine: Engine, tokens: list[int], length: int = 12, **sampling: Any)
     return sum(restored), outcome.tokens[stream]
 
 
-def saved(engine: Engine) -> wire.Saved:
-    """The next report of something on disk."""
+def saved(engine: Engine, label: str | None = None) -> wire.Saved:
+    """The next report of something kept, of that stream."""
     while True:
         report = engine.report()
-        if isinstance(report, wire.Saved):
+        if isinstance(report, wire.Saved) and label in {None, *(kept.label for kept in report.kept)}:
             return report
 
 
@@ -75,12 +76,13 @@ def test_a_conversation_reads_only_what_is_new(keeping: Engine, plain: Engine, m
     assert sum(read) == 6
 
 
-@pytest.mark.parametrize("cut_at", [5, BLOCK, 40, 49])
+@pytest.mark.parametrize("cut_at", [5, BLOCK, 17, 40, 49])
 def test_a_prompt_that_leaves_what_was_kept_uses_what_comes_before(keeping: Engine, plain: Engine, cut_at: int) -> None:
     answer(keeping, prompt(1, 50))
     other = [*prompt(1, 50)[:cut_at], *prompt(2, 30)]
     restored, told = answer(keeping, other)
-    assert restored == cut_at
+    # Of five tokens, nothing is made.
+    assert restored == (cut_at if cut_at >= LEAST_TOKENS else 0)
     assert told == answer(plain, other)[1]
 
 
@@ -115,6 +117,59 @@ def test_a_prompt_is_kept_as_soon_as_it_is_read_and_a_cancelled_one_as_far_as_it
     assert told == answer(plain, history)[1]
 
 
+def lost(engine: Engine, tokens: list[int], known: int) -> wire.Lost | None:
+    """What the worker says of KV that should have been there."""
+    stream = engine.insert(tokens, 1, known=known)
+    (restored,) = engine.until_done([stream]).of(wire.Restored)
+    assert isinstance(restored, wire.Restored)
+    return restored.lost
+
+
+def test_the_worker_says_what_became_of_what_was_kept(random_model: Path, tmp_path: Path) -> None:
+    engine = Engine(random_model, kept_in(tmp_path / "kv", ram=200_000, disk=0))
+    assert lost(engine, prompt(1, 60), 59) is None
+    for other in range(2, 12):
+        answer(engine, prompt(other, 60))
+    told = lost(engine, prompt(1, 60), 59)
+    assert told is not None
+    assert told.reason == "evicted"
+    engine.stop()
+
+
+def test_what_is_kept_of_a_stream_is_told_with_its_label_measured_and_erased(
+    random_model: Path, tmp_path: Path
+) -> None:
+    engine = Engine(random_model, kept_in(tmp_path / "kv"))
+    ends = {}
+    for label, tokens in {"one": prompt(1, 60), "other": [*prompt(1, 40), *prompt(2, 30)]}.items():
+        engine.until_done([engine.insert(tokens, 8, label=label)])
+        (kept,) = saved(engine, label).kept
+        assert (kept.label, kept.tokens, kept.on_disk) == (label, len(tokens) + 7, True)
+        ends[label] = kept.end
+
+    lists = [[ends["one"]], [ends["one"], ends["other"]]]
+    one, both = engine.ask(lambda call: wire.MeasureKv(call, lists)).extents
+    assert one < both
+    assert 0 < engine.ask(lambda call: wire.EraseKv(call, [ends["one"]])).bytes < one[1]
+    assert answer(engine, [*prompt(1, 60), 100])[0] == 40
+    assert answer(engine, [*prompt(1, 40), *prompt(2, 30), 100])[0] == 70
+    engine.stop()
+
+
+def test_kv_of_another_form_is_deleted_when_nobody_has_it(random_model: Path, tmp_path: Path) -> None:
+    first = Engine(random_model, kept_in(tmp_path / "kv"))
+    answer(first, prompt(1, 60))
+    saved(first)
+    beside = Engine(random_model, kept_in(tmp_path / "kv", block=2 * BLOCK))
+    first.stop()
+    behind = Engine(random_model, kept_in(tmp_path / "kv", block=4 * BLOCK))
+    assert beside.kv.dropped_bytes == 0
+    assert behind.kv.dropped_bytes > 0
+    assert answer(behind, [*prompt(1, 60), 100])[0] == 0
+    for engine in (beside, behind):
+        engine.stop()
+
+
 def test_rows_that_are_restored_join_those_that_run(keeping: Engine, plain: Engine) -> None:
     prompts = [prompt(n, 20 + 13 * n) for n in range(4)]
     for tokens in prompts:
@@ -132,8 +187,8 @@ def test_a_folder_that_cannot_be_used_is_said_and_costs_nothing_else(
 ) -> None:
     (tmp_path / "kv").write_text("a file")
     engine = Engine(random_model, kept_in(tmp_path / "kv"))
-    (said,) = [report for report in engine.loaded if isinstance(report, wire.Saved)]
-    assert "kv" in (said.error or "")
+    assert "kv" in (engine.kv.error or "")
+    assert not engine.kv.busy
     assert answer(engine, prompt(1, 20))[1] == answer(plain, prompt(1, 20))[1]
     engine.stop()
 
@@ -211,6 +266,18 @@ async def test_what_a_killed_worker_said_to_be_saved_is_there(
         told_saved = blocks * BLOCK
         await worker.kill()
         history = [*history, *told]
+
+
+def test_a_cache_that_cannot_be_cut_is_kept_where_the_next_prompt_may_leave_this_one(tmp_path: Path) -> None:
+    model = write_shape(tmp_path / "model", "hybrid")
+    plain, engine = Engine(model), Engine(model, kept_in(tmp_path / "kv"))
+    engine.until_done([engine.insert(prompt(1, 90), 4, boundary=70)])
+    other = [*prompt(1, 70), *prompt(2, 20)]
+    restored, told = answer(engine, other)
+    assert restored == 70
+    assert told == answer(plain, other)[1]
+    for one in (plain, engine):
+        one.stop()
 
 
 def _are_saved(saves: list[wire.Saved], pieces: int) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from lmx_ledger.engine.kv.chain import Piece, common, root_key
+from lmx_ledger.engine.kv.chain import Piece, common, cut, root_key
 from lmx_ledger.engine.kv.library import Library
 from lmx_ledger.engine.kv.segments import SegmentStore
 
@@ -36,7 +36,7 @@ def opened(folder: Path, *, disk: int = 1_000_000, ram: int = 1_000_000) -> Libr
 
 
 def keep_all(library: Library, tokens: Sequence[int]) -> int:
-    return sum(library.keep(piece, payload_of(piece)) for _, piece in library.lacks(tokens))
+    return sum(library.keep(piece, payload_of(piece)) for _, piece, stored in library.pieces(tokens) if not stored)
 
 
 def test_a_prompt_finds_what_it_has_in_common_with_what_was_kept(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_longer_end_takes_the_place_of_a_shorter_one(tmp_path: Path) -> None:
         library.save()
         assert library.match(range(20)).tokens == length
     assert len(library.match(range(8)).keys) == 2
-    assert len(library.lacks(range(7))) == 1
+    assert [wanted.stored for wanted in library.pieces(range(7))] == [True, False]
 
 
 def test_a_conversation_is_erased_but_for_what_others_begin_with(tmp_path: Path) -> None:
@@ -79,13 +79,15 @@ def test_a_conversation_is_erased_but_for_what_others_begin_with(tmp_path: Path)
     keep_all(library, one)
     keep_all(library, other)
     library.save()
-    assert library.erase(one) == 3 * PER_TOKEN
+    assert library.erase([piece.key for piece in cut(ROOT, one, BLOCK)]) == 3 * PER_TOKEN
     assert library.match(one).tokens == 8
     assert library.match(other).tokens == 12
     assert opened(tmp_path / "kv").match(one).tokens == 8
 
 
-def test_a_full_disk_costs_what_was_not_saved_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_full_disk_refused_stays_in_ram_and_is_written_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library = opened(tmp_path / "kv")
     keep_all(library, range(8))
     library.save()
@@ -98,10 +100,46 @@ def test_a_full_disk_costs_what_was_not_saved_and_no_more(tmp_path: Path, monkey
         patch.setattr("lmx_ledger.engine.kv.segments._write_all", full)
         with pytest.raises(OSError, match="space"):
             library.save()
-    assert library.match(range(16)).tokens == 8
-    keep_all(library, range(16))
+    assert library.match(range(16)).tokens == 16
     assert library.save().pieces == 2
     assert opened(tmp_path / "kv").match(range(16)).tokens == 16
+
+
+def test_without_a_disk_pieces_live_in_ram_and_the_first_of_a_chain_goes_last(tmp_path: Path) -> None:
+    library = opened(tmp_path / "kv", disk=0, ram=5 * BLOCK * PER_TOKEN)
+    keep_all(library, range(16))
+    assert library.save() == (0, 0, 0, 0)
+    keep_all(library, range(100, 108))
+    told = library.save()
+    assert (told.gone, told.gone_bytes) == (1, BLOCK * PER_TOKEN)
+    assert library.match(range(16)).tokens == 12
+    assert library.why_lacking(range(16), 16) == ("evicted", 2)
+    assert library.why_lacking(range(12), 12) is None
+    assert library.why_lacking(range(50, 60), 10) is None
+
+
+def test_a_piece_that_does_not_verify_is_remembered_as_corrupt(tmp_path: Path) -> None:
+    library = opened(tmp_path / "kv")
+    keep_all(library, range(8))
+    library.save()
+    library = opened(tmp_path / "kv")
+    (path,) = (tmp_path / "kv").glob("*.kv")
+    path.write_bytes(path.read_bytes()[:-3] + b"xxx")
+    assert [library.payload(key) is None for key in library.match(range(8)).keys] == [False, True]
+    assert library.why_lacking(range(8), 8) == ("corrupt", 1)
+    assert library.match(range(8)).tokens == 4
+
+
+def test_what_conversations_take_counts_what_they_share_once(tmp_path: Path) -> None:
+    library = opened(tmp_path / "kv")
+    ends = []
+    for tokens in ([*range(8), 100, 101], [*range(8), 200]):
+        keep_all(library, tokens)
+        ends.append(list(cut(ROOT, tokens, BLOCK))[-1].key)
+    assert library.extent(ends) == (11 * PER_TOKEN, 0)
+    library.save()
+    assert library.extent(ends).ram == 11 * PER_TOKEN
+    assert library.disk_bytes - 100 < library.extent(ends).disk <= library.disk_bytes
 
 
 class Conversations(RuleBasedStateMachine):

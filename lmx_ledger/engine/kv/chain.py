@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 KEY_BYTES: Final = 16
+LEAST_TOKENS: Final = 16
+"""What a prompt has in common with others is looked for from so many tokens on: every chat begins with a few alike."""
 
 
 class Piece(NamedTuple):

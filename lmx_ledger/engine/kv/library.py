@@ -2,11 +2,15 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 from lmx_ledger.engine.kv.chain import Piece, child_key, common, cut, packed
-from lmx_ledger.engine.kv.segments import Found, SegmentStore
+from lmx_ledger.engine.kv.segments import SegmentStore
+
+EVICTED: Final = "evicted"
+CORRUPT: Final = "corrupt"
+_REMEMBERED: Final = 65_536
 
 
 class Match(NamedTuple):
@@ -17,19 +21,42 @@ class Match(NamedTuple):
     tail: int
 
 
+class Wanted(NamedTuple):
+    """One piece of some tokens, where it begins among them, and whether it is stored."""
+
+    at: int
+    piece: Piece
+    stored: bool
+
+
 class Saved(NamedTuple):
-    """What one `save` did: pieces that were new, their bytes, and pieces that had to go from the disk for them."""
+    """What one `save` did: pieces that are new on disk, their bytes, and what went from both tiers since the last."""
 
     pieces: int
     bytes: int
-    gone: list[Found]
+    gone: int
+    gone_bytes: int
+
+
+class Gone(NamedTuple):
+    """Why a piece is not there any more: `evicted` or `corrupt`; and with which `save` that was told."""
+
+    reason: str
+    turn: int
+
+
+class Extent(NamedTuple):
+    """Bytes of some pieces by tier; what is in both counts in both."""
+
+    ram: int
+    disk: int
 
 
 class Library:
     """Pieces of `block` tokens each, the last of a conversation with fewer; 0: of any length, none behind another.
 
-    A piece is in RAM as soon as it was kept, and on disk once `save` has returned; both tiers let go of the least
-    recently used. Any thread may call it.
+    A piece is in RAM as soon as it was kept, and on disk once `save` has returned, if it finds room there; both tiers
+    let go of the least recently used. Any thread may call it.
     """
 
     def __init__(self, disk: SegmentStore, root: bytes, block: int, ram: int) -> None:
@@ -38,9 +65,18 @@ class Library:
         self._held: OrderedDict[bytes, bytes] = OrderedDict()
         self._unsaved: OrderedDict[bytes, tuple[Piece, bytes]] = OrderedDict()
         self._held_bytes = self._unsaved_bytes = 0
+        # Of what is held, the pieces that the disk does not have.
+        self._only_held: dict[bytes, Piece] = {}
+        # What an error kept from the disk, to be tried again.
+        self._unwritten: list[bytes] = []
         self._behind: dict[bytes, dict[bytes, Sequence[int]]] = {}
         for found in disk:
             self._behind.setdefault(found.parent, {})[found.key] = found.tokens
+        self._gone: OrderedDict[bytes, Gone] = OrderedDict()
+        self._turn = 1
+        self._gone_since = self._gone_bytes_since = 0
+        self.read_bytes = 0
+        """From the disk, so far."""
 
     @property
     def ram_bytes(self) -> int:
@@ -53,6 +89,12 @@ class Library:
         """What the files take."""
         with self._lock:
             return self._disk.used_bytes
+
+    @property
+    def turn(self) -> int:
+        """How many times `save` has been called, and once more: what goes now is told by the next."""
+        with self._lock:
+            return self._turn
 
     def match(self, tokens: Sequence[int]) -> Match:
         """The longest stored beginning of these tokens."""
@@ -73,13 +115,12 @@ class Library:
             return Match(keys, at, self._block if keys else 0)
         return Match([*keys, best], at + shared[best], shared[best])
 
-    def lacks(self, tokens: Sequence[int]) -> list[tuple[int, Piece]]:
-        """The pieces of these tokens that are not stored, with where each begins."""
+    def pieces(self, tokens: Sequence[int]) -> list[Wanted]:
+        """The pieces that these tokens consist of."""
         with self._lock:
             return [
-                (number * self._block, piece)
+                Wanted(number * self._block, piece, piece.key in self._behind.get(piece.parent, ()))
                 for number, piece in enumerate(cut(self._root, tokens, self._block))
-                if piece.key not in self._behind.get(piece.parent, ())
             ]
 
     def match_whole(self, tokens: Sequence[int]) -> Match:
@@ -94,11 +135,22 @@ class Library:
         length = len(fitting[best]) // len(packed([0]))
         return Match([best], length, length)
 
-    def lacks_whole(self, tokens: Sequence[int]) -> list[tuple[int, Piece]]:
-        """These tokens as one piece, unless it is stored."""
+    def whole_piece(self, tokens: Sequence[int]) -> list[Wanted]:
+        """These tokens as one piece."""
         with self._lock:
             pieces = cut(self._root, tokens, max(len(tokens), 1))
-            return [(0, piece) for piece in pieces if piece.key not in self._behind.get(self._root, ())]
+            return [Wanted(0, piece, piece.key in self._behind.get(self._root, ())) for piece in pieces]
+
+    def why_lacking(self, tokens: Sequence[int], known: int) -> Gone | None:
+        """What became of the first piece of these tokens that is not there, or of the one that ended at `known`.
+
+        None: there was none of that name, as far as is remembered.
+        """
+        with self._lock:
+            for piece in cut(self._root, tokens[:known], self._block or max(known, 1)):
+                if piece.key not in self._behind.get(piece.parent, ()):
+                    return self._gone.get(piece.key)
+            return None
 
     def keep(self, piece: Piece, payload: bytes) -> bool:
         """Have it from now on; `save` puts it on disk. Of cut pieces, a shorter one that it begins with goes.
@@ -107,17 +159,18 @@ class Library:
         there.
         """
         with self._lock:
-            if piece.parent != self._root and not self._has(piece.parent):
-                return False
             while self._held_bytes + self._unsaved_bytes + len(payload) > self._ram_limit:
                 if not self._held:
                     return False
                 self._let_go_of_oldest()
+            if piece.parent != self._root and not self._has(piece.parent):
+                return False
             behind = self._behind.setdefault(piece.parent, {})
             for key, tokens in list(behind.items()):
                 if self._block and common(tokens, piece.tokens) == len(tokens) < len(piece.tokens):
                     self._forget(piece.parent, key)
             self._behind.setdefault(piece.parent, {})[piece.key] = piece.tokens
+            self._gone.pop(piece.key, None)
             self._unsaved[piece.key] = (piece, payload)
             self._unsaved_bytes += len(payload)
             return True
@@ -128,28 +181,33 @@ class Library:
             if (waiting := self._unsaved.get(key)) is not None:
                 return waiting[1]
             if (held := self._held.get(key)) is not None:
-                self._held.move_to_end(key)
-                self._disk.use(key)
                 return held
             found = self._disk.find(key)
             payload = self._disk.read(key)
             if found is None:
                 return None
             if payload is None:
-                self._forget(found.parent, key)
+                self._lose(found.parent, key, found.size, CORRUPT)
                 return None
-            self._disk.use(key)
+            self.read_bytes += len(payload)
             self._hold(key, payload)
             return payload
 
+    def used(self, keys: Sequence[bytes]) -> None:
+        """These pieces of a match were of use: they are the youngest, the first of them the very youngest."""
+        with self._lock:
+            self._rejuvenate(list(reversed(keys)))
+            if keys:
+                self._disk.use(keys[-1])
+
     def save(self) -> Saved:
-        """Write what was kept since the last time; durable when it returns.
+        """Write what was kept since the last time; durable when it returns. What finds no room there stays in RAM.
 
         Raises:
-            OSError: the disk is full or cannot be written; what is not on it then is not stored any more.
+            OSError: the disk is full or cannot be written; what was to be written stays in RAM, for the next time.
         """
         pieces = written = 0
-        gone: list[Found] = []
+        self._try_again()
         try:
             while True:
                 with self._lock:
@@ -157,37 +215,67 @@ class Library:
                         break
                     key, (piece, payload) = next(iter(self._unsaved.items()))
                     for found in self._disk.write(key, piece.parent, piece.tokens, payload):
-                        gone.append(found)
-                        self._forget(found.parent, found.key)
+                        if found.key in self._held:
+                            self._only_held[found.key] = Piece(found.key, found.parent, found.tokens)
+                        else:
+                            self._lose(found.parent, found.key, found.size, EVICTED)
                     if key in self._disk:
                         pieces, written = pieces + 1, written + len(payload)
-                        self._saved(key)
-                        self._hold(key, payload)
-                    else:
-                        self._forget(piece.parent, key)
+                    self._move_to_held(key)
+                    if not self._unsaved:
+                        self._rejuvenate(self._up_from([key]))
             self._disk.sync()
         except OSError:
             with self._lock:
-                for key, (piece, _) in list(self._unsaved.items()):
-                    self._forget(piece.parent, key)
+                for key in list(self._unsaved):
+                    self._move_to_held(key)
+                    self._unwritten.append(key)
             raise
-        return Saved(pieces, written, gone)
+        finally:
+            with self._lock:
+                self._turn += 1
+                gone, gone_bytes = self._gone_since, self._gone_bytes_since
+                self._gone_since = self._gone_bytes_since = 0
+        return Saved(pieces, written, gone, gone_bytes)
 
-    def erase(self, tokens: Sequence[int]) -> int:
-        """Overwrite and forget a conversation's pieces that no other one needs; returns their bytes.
+    def on_disk(self, key: bytes) -> bool:
+        """Whether the files have that piece."""
+        with self._lock:
+            return key in self._disk
+
+    def extent(self, ends: Iterable[bytes]) -> Extent:
+        """Bytes of the pieces with these names and of all that come before them, by tier."""
+        ram = disk = 0
+        with self._lock:
+            for key in self._up_from(ends):
+                if key in self._unsaved:
+                    ram += len(self._unsaved[key][1])
+                elif key in self._held:
+                    ram += len(self._held[key])
+                if (found := self._disk.find(key)) is not None:
+                    disk += found.whole
+        return Extent(ram, disk)
+
+    def erase(self, ends: Iterable[bytes]) -> int:
+        """Overwrite and forget the pieces with these names and all before them that none of others needs; their bytes.
 
         Raises:
             OSError: a file cannot be written.
         """
         erased = 0
         with self._lock:
-            for piece in reversed(list(cut(self._root, tokens, self._block))):
-                if self._behind.get(piece.key) or piece.key not in self._behind.get(piece.parent, ()):
+            # Behind comes before in front: what others go on from is whatever still has one behind it then.
+            for key in self._up_from(ends):
+                if self._behind.get(key):
                     continue
-                if (found := self._disk.find(piece.key)) is not None:
+                parent = self._parent(key)
+                if (found := self._disk.find(key)) is not None:
                     erased += found.size
-                    self._disk.erase([piece.key])
-                self._forget(piece.parent, piece.key)
+                    self._disk.erase([key])
+                elif key in self._held:
+                    erased += len(self._held[key])
+                if parent is not None:
+                    self._forget(parent, key)
         return erased
 
     def close(self) -> None:
@@ -195,8 +283,45 @@ class Library:
         with self._lock:
             self._disk.close()
 
+    def _up_from(self, ends: Iterable[bytes]) -> list[bytes]:
+        """Each key once, none before one that comes behind it."""
+        depth: dict[bytes, int] = {}
+        for end in ends:
+            chain, key = [], end
+            while (parent := self._parent(key)) is not None:
+                chain.append(key)
+                if parent == self._root:
+                    break
+                key = parent
+            for number, one in enumerate(reversed(chain)):
+                depth[one] = number
+        return sorted(depth, key=lambda key: depth[key], reverse=True)
+
+    def _parent(self, key: bytes) -> bytes | None:
+        if (waiting := self._unsaved.get(key)) is not None:
+            return waiting[0].parent
+        if (piece := self._only_held.get(key)) is not None:
+            return piece.parent
+        found = self._disk.find(key)
+        return found.parent if found is not None else None
+
     def _has(self, key: bytes) -> bool:
-        return key in self._unsaved or key in self._disk
+        return key in self._unsaved or key in self._only_held or key in self._disk
+
+    def _try_again(self) -> None:
+        with self._lock:
+            for key in self._unwritten:
+                if (piece := self._only_held.pop(key, None)) is not None:
+                    payload = self._held.pop(key)
+                    self._held_bytes -= len(payload)
+                    self._unsaved[key] = (piece, payload)
+                    self._unsaved_bytes += len(payload)
+            self._unwritten = []
+
+    def _rejuvenate(self, keys: Sequence[bytes]) -> None:
+        for key in keys:
+            if key in self._held:
+                self._held.move_to_end(key)
 
     def _hold(self, key: bytes, payload: bytes) -> None:
         if len(payload) + self._unsaved_bytes > self._ram_limit:
@@ -207,17 +332,35 @@ class Library:
             self._let_go_of_oldest()
 
     def _let_go_of_oldest(self) -> None:
-        _, payload = self._held.popitem(last=False)
+        key, payload = self._held.popitem(last=False)
         self._held_bytes -= len(payload)
+        if (piece := self._only_held.get(key)) is not None:
+            self._lose(piece.parent, key, len(payload), EVICTED)
 
-    def _saved(self, key: bytes) -> None:
-        if (waiting := self._unsaved.pop(key, None)) is not None:
-            self._unsaved_bytes -= len(waiting[1])
+    def _move_to_held(self, key: bytes) -> None:
+        piece, payload = self._unsaved.pop(key)
+        self._unsaved_bytes -= len(payload)
+        self._hold(key, payload)
+        if key in self._disk:
+            return
+        if key in self._held:
+            self._only_held[key] = piece
+        else:
+            self._lose(piece.parent, key, len(payload), EVICTED)
+
+    def _lose(self, parent: bytes, key: bytes, size: int, reason: str) -> None:
+        self._forget(parent, key)
+        self._gone[key] = Gone(reason, self._turn)
+        self._gone_since, self._gone_bytes_since = self._gone_since + 1, self._gone_bytes_since + size
+        while len(self._gone) > _REMEMBERED:
+            self._gone.popitem(last=False)
 
     def _forget(self, parent: bytes, key: bytes) -> None:
-        self._saved(key)
+        if (waiting := self._unsaved.pop(key, None)) is not None:
+            self._unsaved_bytes -= len(waiting[1])
         if (payload := self._held.pop(key, None)) is not None:
             self._held_bytes -= len(payload)
+        self._only_held.pop(key, None)
         self._disk.forget(key)
         if behind := self._behind.get(parent):
             behind.pop(key, None)

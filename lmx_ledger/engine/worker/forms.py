@@ -14,8 +14,7 @@ import numpy as np
 from mlx_lm.models import cache as mlx_lm_cache
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
-from lmx_ledger.engine.kv.chain import Piece
-from lmx_ledger.engine.kv.library import Library, Match
+from lmx_ledger.engine.kv.library import Library, Match, Wanted
 
 _LENGTH: Final = struct.Struct("<I")
 _KEPT_WHOLE: Final = (KVCache, RotatingKVCache, ArraysCache, CacheList)
@@ -32,9 +31,11 @@ class Form(Protocol):
     """How caches of one model become bytes and come back. What is no step loop's work needs no MLX."""
 
     name: str
+    whole: bool
+    """It can only be kept where it is, and must be kept where it will be wanted."""
 
-    def lacks(self, library: Library, tokens: Sequence[int], *, reading: bool) -> list[tuple[int, Piece]]:
-        """What is to be stored of a row that has these tokens, with where it begins; `reading`: it goes on at once."""
+    def pieces(self, library: Library, tokens: Sequence[int], *, reading: bool) -> list[Wanted]:
+        """What is to be stored of a row that has these tokens; `reading`: it goes on at once."""
 
     def match(self, library: Library, tokens: Sequence[int]) -> Match:
         """What is stored of their beginning."""
@@ -61,6 +62,8 @@ def form_for(cache: Sequence[Any], block: int) -> Form | None:
 class Cut:
     """Pieces of `block` tokens, `[layer][keys, values][heads, tokens, size]` one behind the other."""
 
+    whole = False
+
     def __init__(self, cache: Sequence[KVCache], block: int) -> None:
         """Like this one, in which there is a token."""
         arrays = [array for part in cache for array in (part.keys, part.values)]
@@ -72,9 +75,11 @@ class Cut:
             f"cut {block} {[(str(kind), *shape) for kind, shape in zip(self._kinds, self._shapes, strict=True)]}"
         )
 
-    def lacks(self, library: Library, tokens: Sequence[int], *, reading: bool) -> list[tuple[int, Piece]]:
-        """All pieces that are not there; the last one, which will grow, only of a row that does not go on."""
-        return [(at, piece) for at, piece in library.lacks(tokens) if len(piece.tokens) == self._block or not reading]
+    def pieces(self, library: Library, tokens: Sequence[int], *, reading: bool) -> list[Wanted]:
+        """All; the last one, which will grow, only of a row that does not go on."""
+        if reading:
+            tokens = tokens[: len(tokens) // self._block * self._block]
+        return library.pieces(tokens)
 
     def match(self, library: Library, tokens: Sequence[int]) -> Match:
         """The longest common beginning."""
@@ -120,15 +125,17 @@ class Cut:
 class Whole:
     """All of a cache's state: JSON that says where which array goes, then the arrays."""
 
+    whole = True
+
     def __init__(self, cache: Sequence[Any]) -> None:
         """Like this one."""
         self._classes = [type(part).__name__ for part in cache]
         self.name = f"whole {self._classes}"
 
-    def lacks(self, library: Library, tokens: Sequence[int], *, reading: bool) -> list[tuple[int, Piece]]:
+    def pieces(self, library: Library, tokens: Sequence[int], *, reading: bool) -> list[Wanted]:
         """All of it, whether it goes on or not: what comes next may begin behind the prompt or behind the answer."""
         del reading
-        return library.lacks_whole(tokens)
+        return library.whole_piece(tokens)
 
     def match(self, library: Library, tokens: Sequence[int]) -> Match:
         """The longest one whose tokens are all there."""

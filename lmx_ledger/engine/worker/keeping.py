@@ -1,50 +1,80 @@
 """One model's KV, kept: what is asked of the library on the step loop, and what is done for it on threads."""
 
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from lmx_ledger.engine.kv.chain import root_key
-from lmx_ledger.engine.kv.library import Library, Match, Saved
-from lmx_ledger.engine.kv.segments import SegmentStore
-from lmx_ledger.engine.protocol import Kv
+from lmx_ledger.engine.kv.chain import LEAST_TOKENS, root_key
+from lmx_ledger.engine.kv.library import Gone, Library, Match, Saved
+from lmx_ledger.engine.kv.segments import SegmentStore, drop
+from lmx_ledger.engine.protocol import Insert, Kept, Kv, KvOpened
 from lmx_ledger.engine.worker.forms import Assembled, Cut, Form
 
 _SEGMENT_BYTES: Final = 64_000_000
+_LEFT_FREE: Final = 1_000_000_000
+"""Bytes of the disk that are left to others when the bound is set."""
 
 
 class Fetched(NamedTuple):
-    """What a row begins with."""
+    """What a row begins with; `gone` tells what became of more."""
 
     stream: int
     assembled: Assembled
     ms: float
+    read_bytes: int
+    gone: Gone | None
 
 
 class Written(NamedTuple):
     """What is on disk now, or why it is not."""
 
-    saved: Saved | None
+    turn: int
+    saved: Saved
+    kept: list[Kept]
+    ms: float
     error: str | None
+
+
+class _Ask(NamedTuple):
+    stream: int
+    tokens: Sequence[int]
+    known: int
+    room: int
 
 
 class Keeping:
     """One model's KV, kept. `deliver` gets what the threads of it have done."""
 
-    def __init__(self, form: Form, settings: Kv, deliver: Callable[[Fetched | Written], None]) -> None:
-        """Raises:
-        OSError: the folder cannot be used, or another process writes to it.
+    def __init__(self, form: Form, settings: Kv, made_by: str, deliver: Callable[[Fetched | Written], None]) -> None:
+        """`made_by`: what else its numbers depend on.
+
+        Raises:
+            BlockingIOError: another process writes there.
+            OSError: the folder cannot be used.
         """
         self._form = form
-        root = root_key(settings.fingerprint, form.name)
-        disk = SegmentStore(Path(settings.folder) / root.hex(), root, settings.disk, _SEGMENT_BYTES)
+        root = root_key(settings.fingerprint, f"{form.name} {made_by}")
+        folder = Path(settings.folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        disk = SegmentStore(folder / root.hex(), root, min(settings.disk, _room(folder)), _SEGMENT_BYTES)
+        others = [other for other in folder.iterdir() if other.is_dir() and other.name != root.hex()]
+        self.opened = KvOpened(
+            form=root.hex(),
+            whole=form.whole,
+            pieces=disk.opened.pieces,
+            disk_bytes=disk.used_bytes,
+            broken_bytes=disk.opened.broken_bytes,
+            foreign=disk.opened.foreign,
+            dropped_bytes=sum(drop(other) for other in others),
+        )
         self._library = Library(disk, root, settings.block if isinstance(form, Cut) else 0, settings.ram)
         self._deliver = deliver
-        self._to_fetch: queue.SimpleQueue[tuple[int, Match, int] | None] = queue.SimpleQueue()
-        self._to_save: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._to_fetch: queue.SimpleQueue[_Ask | None] = queue.SimpleQueue()
+        self._to_save: queue.SimpleQueue[Kept | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._fetch, self._save)]
         for thread in self._threads:
             thread.start()
@@ -61,29 +91,42 @@ class Keeping:
 
     # --- on the step loop --------------------------------------------------------------------------------------------
 
-    def fetch(self, stream: int, tokens: Sequence[int], room: int) -> bool:
-        """Have what is kept of their beginning put together, with room for so many; False where nothing is."""
-        match = self._form.match(self._library, tokens)
-        if match.tokens:
-            self._to_fetch.put((stream, match, room))
-        return bool(match.tokens)
+    def fetch(self, insert: Insert, tokens: Sequence[int], room: int) -> None:
+        """Have what is kept of their beginning put together, with room for so many, and delivered."""
+        self._to_fetch.put(_Ask(insert.stream, tokens, min(insert.known, len(tokens)), room))
 
     def restored(self, fetched: Fetched) -> list[Any]:
         """The cache of a row that has read that."""
         return self._form.cache(fetched.assembled)
 
-    def keep(self, tokens: Sequence[int], cache: Sequence[Any], *, reading: bool) -> None:
+    def keep(self, label: str, tokens: Sequence[int], cache: Sequence[Any], *, reading: bool) -> None:
         """Keep what is new of a row's cache, which stands for exactly these tokens; `reading`: the row goes on."""
-        for start, piece in self._form.lacks(self._library, tokens, reading=reading):
-            payload = self._form.payload(cache, start, start + len(piece.tokens))
-            if not self._library.keep(piece, payload):
+        kept = Kept("" if reading else label, 0, b"", on_disk=False)
+        for at, piece, stored in self._form.pieces(self._library, tokens, reading=reading):
+            end = at + len(piece.tokens)
+            if not stored and not self._library.keep(piece, self._form.payload(cache, at, end)):
                 break
-        self._to_save.put(True)
+            kept = Kept(kept.label, end, piece.key, on_disk=False)
+        if kept.tokens:
+            self._to_save.put(kept)
+
+    def stops_at(self, insert: Insert, read: int) -> int:
+        """How many tokens may be read before the row is to be kept as it is then; 0: as many as are left."""
+        return max(insert.boundary - read, 0) if self._form.whole else 0
+
+    def measure(self, ends: Sequence[Sequence[bytes]]) -> list[tuple[int, int]]:
+        """Bytes in RAM and on disk, of each list of ends."""
+        extents = [self._library.extent(each) for each in ends]
+        return [(extent.ram, extent.disk) for extent in extents]
+
+    def erase(self, ends: Sequence[bytes]) -> int:
+        """See `Library.erase`."""
+        return self._library.erase(ends)
 
     def close(self) -> None:
         """Write what is not on disk yet, and let another process have the files."""
         self._to_fetch.put(None)
-        self._to_save.put(False)
+        self._to_save.put(None)
         for thread in self._threads:
             thread.join()
         self._library.close()
@@ -91,18 +134,39 @@ class Keeping:
     # --- on threads --------------------------------------------------------------------------------------------------
 
     def _fetch(self) -> None:
-        while (wanted := self._to_fetch.get()) is not None:
-            stream, match, room = wanted
-            began = time.monotonic()
-            assembled = self._form.assemble(match, self._library.payload, room)
-            self._deliver(Fetched(stream, assembled, (time.monotonic() - began) * 1e3))
+        while (ask := self._to_fetch.get()) is not None:
+            began, read_before = time.monotonic(), self._library.read_bytes
+            match = self._form.match(self._library, ask.tokens)
+            if match.tokens < LEAST_TOKENS:
+                match = Match([], 0, 0)
+            assembled = self._form.assemble(match, self._library.payload, ask.room)
+            self._library.used(match.keys)
+            gone = self._library.why_lacking(ask.tokens, max(ask.known, match.tokens))
+            ms = (time.monotonic() - began) * 1e3
+            self._deliver(Fetched(ask.stream, assembled, ms, self._library.read_bytes - read_before, gone))
 
     def _save(self) -> None:
-        while self._to_save.get():
-            try:
-                saved = self._library.save()
-            except OSError as error:
-                self._deliver(Written(None, str(error)))
-                continue
-            if saved.pieces:
-                self._deliver(Written(saved, None))
+        while (kept := self._to_save.get()) is not None:
+            waiting = [kept]
+            # A burst is one write.
+            while not self._to_save.empty() and (kept := self._to_save.get()) is not None:
+                waiting.append(kept)
+            self._write([one for one in waiting if one.label])
+            if kept is None:
+                return
+
+    def _write(self, kept: list[Kept]) -> None:
+        began, turn, error = time.monotonic(), self._library.turn, None
+        try:
+            saved = self._library.save()
+        except OSError as failure:
+            saved, error = Saved(0, 0, 0, 0), str(failure)
+        done = [Kept(one.label, one.tokens, one.end, self._library.on_disk(one.end)) for one in kept]
+        if done or saved.pieces or saved.gone or error:
+            self._deliver(Written(turn, saved, done, (time.monotonic() - began) * 1e3, error))
+
+
+def _room(folder: Path) -> int:
+    """Bytes that may lie in a folder: the disk is others' as well."""
+    here = sum(path.stat().st_size for path in folder.rglob("*.kv"))
+    return here + max(shutil.disk_usage(folder).free - _LEFT_FREE, 0)

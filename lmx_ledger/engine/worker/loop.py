@@ -93,6 +93,11 @@ class StepLoop:
                 self._cancel(command.streams)
             case wire.ParseTool():
                 self._parse_tool(command)
+            case wire.MeasureKv():
+                extents = self._keeping.measure(command.ends) if self._keeping else [(0, 0)] * len(command.ends)
+                self._send(wire.KvMeasured(call=command.call, extents=extents))
+            case wire.EraseKv():
+                self._erase_kv(command)
             case Fetched():
                 self._begin_behind(command)
             case Written():
@@ -112,8 +117,7 @@ class StepLoop:
             self._send(wire.LoadFailed(error=f"{type(error).__name__}: {error}"))
             return
         self._model, self._most_read, self._gap = model, command.prefill_step, command.prefill_gap
-        if command.kv is not None:
-            self._keep_kv(model, command.kv)
+        kept = self._keep_kv(model, command.kv) if command.kv is not None else None
         self._recorder.note(f"loaded {model.architecture}, {model.weights_bytes} bytes")
         self._send(
             wire.Loaded(
@@ -123,6 +127,7 @@ class StepLoop:
                 dialect=model.dialect,
                 active_bytes=mx.get_active_memory(),
                 ms=model.ms,
+                kv=kept,
             )
         )
 
@@ -240,6 +245,8 @@ class StepLoop:
         number = self._turns.next({stream: row.insert.owner for stream, row in self._reading.items()})
         row = self._reading[number]
         tokens = min(row.unread, self._speed.chunk(self._room_s(), self._most_read)) if row.unread else 0
+        stop = self._keeping.stops_at(row.insert, row.read) if self._keeping is not None else 0
+        tokens = min(tokens, stop or tokens)
         told = f"read {tokens} tokens of {number}, {row.read} of {len(row.tokens)} are read"
         self._recorder.note(told, self._busy_with(number))
         try:
@@ -247,6 +254,8 @@ class StepLoop:
                 row.begin_reading(self._model.module)
             if tokens:
                 self._read_piece(row, tokens)
+            if self._keeping is not None and tokens == stop != 0:
+                self._keeping.keep("", row.tokens[: row.read], row.cache, reading=True)
             if not row.unread:
                 self._end_reading(row)
         except Exception as error:  # noqa: BLE001 - as in a step
@@ -264,7 +273,7 @@ class StepLoop:
             if other is not row and not other.cache and not other.suspect and other.tokens == row.tokens:
                 other.read_with(row)
         if self._keeping is not None:
-            self._keeping.keep(row.tokens[: row.read], row.cache, reading=True)
+            self._keeping.keep("", row.tokens[: row.read], row.cache, reading=True)
         leaving = self._leaving if self._keeping is not None else None
         group = Group(self._model.module, self._model.vocab, row, leaving)
         del self._reading[row.insert.stream]
@@ -294,54 +303,72 @@ class StepLoop:
 
     # --- KV that is kept ---------------------------------------------------------------------------------------------
 
-    def _keep_kv(self, model: ResidentModel, settings: wire.Kv) -> None:
+    def _keep_kv(self, model: ResidentModel, settings: wire.Kv) -> wire.KvOpened | None:
         form = form_for(model.cache, settings.block)
         if form is None:
-            return
+            return None
         try:
-            self._keeping = Keeping(form, settings, self._inbox.put)
+            self._keeping = Keeping(
+                form, settings, f"mlx {importlib.metadata.version('mlx')} {self._blas}", self._inbox.put
+            )
         except OSError as error:
             # It is served without.
-            self._send(wire.Saved(pieces=0, bytes=0, gone=0, ram_bytes=0, disk_bytes=0, error=str(error)))
+            busy = isinstance(error, BlockingIOError)
+            return wire.KvOpened(form="", whole=form.whole, error=str(error), busy=busy)
+        return self._keeping.opened
 
     def _begin(self, row: Row) -> None:
         """Have it read from where kept KV ends; the last token is always put through."""
-        stream = row.insert.stream
         if self._keeping is not None:
-            if self._keeping.fetch(stream, row.tokens[:-1], row.room):
-                return
-            self._send(wire.Restored(stream=stream, tokens=0, ms=0.0))
-        self._reading[stream] = row
+            self._keeping.fetch(row.insert, row.tokens[:-1], row.room)
+        else:
+            self._send(wire.Restored(stream=row.insert.stream, tokens=0, ms=0.0))
+            self._reading[row.insert.stream] = row
 
     def _begin_behind(self, fetched: Fetched) -> None:
         assert self._keeping is not None  # noqa: S101 - it did the fetching
         row = self._rows.get(fetched.stream)
         if row is None:
             return
-        told = f"go on with {fetched.stream} behind {fetched.assembled.tokens} tokens that were kept"
-        self._recorder.note(told, self._busy_with(fetched.stream))
-        if fetched.assembled.tokens:
-            row.begin_behind(self._keeping.restored(fetched), fetched.assembled.tokens)
+        tokens, gone = fetched.assembled.tokens, fetched.gone
+        if tokens:
+            told = f"go on with {fetched.stream} behind {tokens} tokens that were kept"
+            self._recorder.note(told, self._busy_with(fetched.stream))
+            row.begin_behind(self._keeping.restored(fetched), tokens)
         self._reading[fetched.stream] = row
-        self._send(wire.Restored(stream=fetched.stream, tokens=fetched.assembled.tokens, ms=fetched.ms))
+        lost = wire.Lost(*gone) if gone is not None else None
+        self._send(
+            wire.Restored(stream=fetched.stream, tokens=tokens, ms=fetched.ms, read_bytes=fetched.read_bytes, lost=lost)
+        )
 
     def _leaving(self, row: Row, tokens: int, cache: list[Any]) -> None:
         if self._keeping is not None and not row.suspect and tokens:
-            self._keeping.keep(row.tokens[:tokens], cache, reading=False)
+            self._keeping.keep(row.insert.label, row.tokens[:tokens], cache, reading=False)
 
     def _tell_saved(self, written: Written) -> None:
         assert self._keeping is not None  # noqa: S101 - it did the writing
-        saved = written.saved
         self._send(
             wire.Saved(
-                pieces=saved.pieces if saved else 0,
-                bytes=saved.bytes if saved else 0,
-                gone=len(saved.gone) if saved else 0,
+                turn=written.turn,
+                pieces=written.saved.pieces,
+                bytes=written.saved.bytes,
+                gone=written.saved.gone,
+                gone_bytes=written.saved.gone_bytes,
+                kept=written.kept,
                 ram_bytes=self._keeping.ram_bytes,
                 disk_bytes=self._keeping.disk_bytes,
+                ms=written.ms,
                 error=written.error,
             )
         )
+
+    def _erase_kv(self, command: wire.EraseKv) -> None:
+        try:
+            erased = self._keeping.erase(command.ends) if self._keeping is not None else 0
+        except OSError as error:
+            self._send(wire.KvErased(call=command.call, bytes=0, error=str(error)))
+            return
+        self._send(wire.KvErased(call=command.call, bytes=erased))
 
     # --- failures ----------------------------------------------------------------------------------------------------
 
