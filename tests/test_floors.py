@@ -8,7 +8,21 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lmx_ledger"
-FLOORS = ["cli", "bench", "daemon", "server", "slo", "serving", "store", "guard", "memory", "engine", "ledger", "core"]
+FLOORS = [
+    "cli",
+    "bench",
+    "daemon",
+    "server",
+    "slo",
+    "serving",
+    "session",
+    "store",
+    "guard",
+    "memory",
+    "engine",
+    "ledger",
+    "core",
+]
 WORKER = "engine.worker"
 BASELINE = "bench.raw"
 

@@ -25,6 +25,7 @@ def _duration(value: object) -> object:
 
 
 Bytes = Annotated[int, BeforeValidator(_size), Field(ge=1)]
+BytesOrNone = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
 
 
@@ -135,6 +136,22 @@ class MemorySection(_Section):
     limit: Literal["auto"] | Bytes = Field("auto", description="Bytes for weights, KV and working memory, or `auto`.")
 
 
+class KvSection(_Section):
+    """KV that is kept, so that a conversation's next turn computes only what is new."""
+
+    block_tokens: int = Field(
+        256, ge=16, le=4096, description="Tokens in a piece. Another value makes what is kept useless."
+    )
+    ram: Literal["auto"] | BytesOrNone = Field(
+        "auto",
+        description="Bytes in memory, for each model; `auto`: an eighth of the memory limit; 0: nothing is kept.",
+    )
+    disk: BytesOrNone = Field(
+        32 * 10**9,
+        description="Bytes on disk (HOME/kv), for each model; 0: none. It never takes the disk's last gigabyte.",
+    )
+
+
 class ContextSection(_Section):
     """How long a prompt may be."""
 
@@ -183,6 +200,7 @@ class Config(_Section):
     storage: StorageSection = StorageSection()
     ledger: LedgerSection = LedgerSection()
     memory: MemorySection = MemorySection()
+    kv: KvSection = KvSection()
     context: ContextSection = ContextSection()
     engine: EngineSection = EngineSection()
     queue: QueueSection = QueueSection()

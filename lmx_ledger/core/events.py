@@ -440,6 +440,92 @@ class RequestFailed(EventData, frozen=True, kw_only=True):
     wall_ms: float
 
 
+# --- KV that is kept ------------------------------------------------------------------------------------------------
+
+
+@_event("kv.hit")
+class KvHit(EventData, frozen=True, kw_only=True):
+    """All but the last block of the prompt, or of what was known of its conversation, need not be computed.
+
+    `read_bytes` of it came from the disk; it took `ms` to put it together.
+    """
+
+    reused_tokens: int
+    computed_tokens: int
+    read_bytes: int
+    ms: float
+
+
+@_event("kv.missed")
+class KvMissed(EventData, frozen=True, kw_only=True):
+    """`recomputed_tokens` of the prompt are computed, for this `reason`; `reused_tokens` need not be.
+
+    `lost_tokens` of them had been computed before, which costs `cost_ms` (estimated from recent prefills; null before
+    the first). `diverged_at` is the token where the prompt left what was known, `message_index` (from 0) and `role`
+    are the message's in which that is (`tools`: before the messages), and `breaker` is what changed there.
+    """
+
+    reason: str
+    reused_tokens: int
+    recomputed_tokens: int
+    lost_tokens: int
+    diverged_at: int | None
+    message_index: int | None
+    role: str | None
+    breaker: str | None
+    cost_ms: float | None
+
+
+@_event("kv.restored", Severity.DEBUG)
+class KvRestored(EventData, frozen=True, kw_only=True):
+    """KV came back from the disk: a stream begins behind `tokens` of its prompt."""
+
+    tokens: int
+    read_bytes: int
+    ms: float
+
+
+@_event("kv.saved", Severity.DEBUG)
+class KvSaved(EventData, frozen=True, kw_only=True):
+    """So many tokens of a conversation are kept, `bytes` of that new; `on_disk`: a crash does not change that.
+
+    `end` names the last piece, `form` how it is cut, `fingerprint` and `template` the model's weights and chat
+    template (as hashes), `names` what its next turn is recognised by.
+    """
+
+    tokens: int
+    bytes: int
+    on_disk: bool
+    ms: float
+    end: str
+    form: str
+    fingerprint: str
+    template: str
+    names: list[str]
+
+
+@_event("kv.evicted")
+class KvEvicted(EventData, frozen=True, kw_only=True):
+    """Pieces of KV went: for lack of `room`, because they are of another `form`, because an operator had them `erased`.
+
+    `unwritable`: nothing went, but what was to be written is in memory only, because of `error`.
+    """
+
+    pieces: int
+    bytes: int
+    reason: str
+    error: str | None = None
+
+
+@_event("kv.corrupt", Severity.WARNING)
+class KvCorrupt(EventData, frozen=True, kw_only=True):
+    """Bytes on disk are not what was written, or files not this model's; they are not used."""
+
+    bytes: int
+    files: list[str]
+    reason: str
+
+
 # --- breakers -------------------------------------------------------------------------------------------------------
 
 

@@ -9,17 +9,19 @@ from typing import Any, Final
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.config import Config
+from lmx_ledger.daemon.kept import KeptRecords
 from lmx_ledger.daemon.standby import Standby
 from lmx_ledger.daemon.terminal import warn
 from lmx_ledger.engine.client import Worker
 from lmx_ledger.engine.exit import Exit, describe
+from lmx_ledger.engine.protocol import Loaded
 from lmx_ledger.engine.stream import EngineError, LoadTimedOut
 from lmx_ledger.guard.breaker import Breaker, State
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.serving.models import ModelState, ServedModel
 from lmx_ledger.serving.service import Serving
 from lmx_ledger.serving.text import TextModel
-from lmx_ledger.store.folder import ModelFolderError
+from lmx_ledger.store.folder import ModelFolderError, fingerprint
 
 _PROVED_S: Final = 30.0
 """A worker that has lived so long has succeeded, also where nobody asked it for a token."""
@@ -46,6 +48,7 @@ class ModelKeeper:
         self._ledger = ledger
         self._config = config
         self._standby = standby
+        self._kept = KeptRecords(model, serving, ledger, config)
         self._breaker = Breaker()
         self._restarts = 0
         # Why the last worker ended, or could not be had.
@@ -99,7 +102,7 @@ class ModelKeeper:
         model.state = ModelState.LOADING
         began = mono_ns()
         try:
-            text = await asyncio.to_thread(_read_text, model.path)
+            text, weights = await asyncio.to_thread(_read_text, model.path)
         except (ModelFolderError, OSError) as error:
             if self._has_served:
                 self._note_failure(str(error), cause)
@@ -116,12 +119,14 @@ class ModelKeeper:
                 worker = await Worker.start(engine.blas, self._on_exit)
                 started_ms = worker.age_ms
             worker.on_exit, worker.hang_timeout_s = self._on_exit, engine.hang_timeout
+            worker.on_saved = self._kept.saved
             self._note_start(worker, started_ms, cause)
             loaded = await worker.load(
                 str(text.folder),
                 prefill_step=engine.prefill_step,
                 prefill_gap=engine.prefill_gap,
                 timeout_s=engine.load_timeout,
+                kv=self._kept.settings(worker, weights),
             )
         except LoadTimedOut as error:
             # It would take as long again, and its reason is not the signal that ended it.
@@ -147,6 +152,14 @@ class ModelKeeper:
             if worker is not None:
                 await worker.stop()
             raise
+        await self._loaded(worker, loaded, text, weights, elapsed_ms(began), cause)
+        return True
+
+    async def _loaded(
+        self, worker: Worker, loaded: Loaded, text: TextModel, weights: str, ms: float, cause: ev.Cause
+    ) -> None:
+        """It is resident; `weights` is their fingerprint."""
+        model = self.model
         model.text = text
         model.dialect = loaded.dialect
         model.silent = text.silent_ids(loaded.dialect.markers)
@@ -156,15 +169,16 @@ class ModelKeeper:
             context=text.context,
             vocab=loaded.vocab,
             architecture=loaded.architecture,
-            ms=elapsed_ms(began),
+            ms=ms,
         )
         model.loaded_seq = await self._commit(resident, cause)
+        model.fingerprint = weights
+        self._kept.opened(loaded.kv)
         if worker.alive:
             self._has_served = True
             model.serve(worker)
         else:
             await asyncio.shield(worker.exited)
-        return True
 
     def _note_start(self, worker: Worker, ms: float, cause: ev.Cause) -> None:
         hello = worker.hello
@@ -257,8 +271,9 @@ def _report(keeper: ModelKeeper, task: "asyncio.Task[None]") -> None:
         keeper.crashed(error)
 
 
-def _read_text(path: str) -> TextModel:
-    return TextModel(Path(path).expanduser().absolute())
+def _read_text(path: str) -> tuple[TextModel, str]:
+    text = TextModel(Path(path).expanduser().absolute())
+    return text, fingerprint(text.folder)
 
 
 class Supervisor:

@@ -206,10 +206,11 @@ class Prefill(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Lost(msgspec.Struct, frozen=True, array_like=True):
-    """KV that was kept and is not there any more: `evicted` or `corrupt`, told in the `Saved` of that `turn`."""
+    """A piece of KV that is not there any more: `evicted` or `corrupt`, told in the `Saved` of that `turn`."""
 
     reason: str
     turn: int
+    bytes: int
 
 
 class Restored(msgspec.Struct, frozen=True, tag="restored"):
@@ -226,11 +227,12 @@ class Restored(msgspec.Struct, frozen=True, tag="restored"):
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
-    """How much of a stream is kept: `tokens`, up to the piece named `end`; `on_disk`: durably."""
+    """How much of a stream is kept: `tokens`, up to the piece named `end`, `bytes` of it new; `on_disk`: durably."""
 
     label: str
     tokens: int
     end: bytes
+    bytes: int
     on_disk: bool
 
 

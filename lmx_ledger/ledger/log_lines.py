@@ -40,6 +40,15 @@ TEMPLATES: Final[dict[str, str]] = {
     "request.finished": "{request} finished ({finish_reason}): {completion_tokens} tokens in {wall_ms:ms}.",
     "request.cancelled": "{request} cancelled in {phase} ({reason}) after {completion_tokens} tokens.",
     "request.failed": "{request} failed, {status} {code}: {message}",
+    "kv.hit": "{request} reuses {reused_tokens} tokens, {computed_tokens} are new.",
+    "kv.missed": (
+        "{request} computes {recomputed_tokens} tokens and reuses {reused_tokens} ({reason}); "
+        "{lost_tokens} had been computed before."
+    ),
+    "kv.restored": "KV of {tokens} tokens came back from disk ({read_bytes:bytes}) in {ms:ms}.",
+    "kv.saved": "KV of {session} is kept: {tokens} tokens, {bytes:bytes} of it new, on disk: {on_disk}.",
+    "kv.evicted": "KV of {model} let go of: {pieces} pieces, {bytes:bytes} ({reason}; error: {error}).",
+    "kv.corrupt": "KV of {model} is damaged and not used: {bytes:bytes} ({reason}; files: {files}).",
     "breaker.opened": "Breaker of {name} opened for {for_s:s} after {failures} failures: {reason}",
     "breaker.half_opened": "Breaker of {name} half-open: one try.",
     "breaker.closed": "Breaker of {name} closed.",

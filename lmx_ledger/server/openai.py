@@ -66,8 +66,9 @@ async def _serve(context: Context, wanted: GenerationRequest, *, include_usage: 
         response.timeout = None
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Accel-Buffering"] = "no"
-    if wanted.session is not None:
-        response.headers["X-LMX-Session"] = wanted.session
+    response.headers["X-LMX-Session"] = answer.session
+    if answer.cache is not None:
+        response.headers["X-LMX-Cache"] = answer.cache
     return response
 
 

@@ -13,9 +13,10 @@ from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns, utc_us
 from lmx_ledger.core.errors import EngineFailed, LmxError
 from lmx_ledger.core.ids import new_ulid
-from lmx_ledger.engine.protocol import Prefill, Sampling, Token, ToolParsed
+from lmx_ledger.engine.protocol import Prefill, Restored, Sampling, Token, ToolParsed
 from lmx_ledger.engine.stream import EngineError, Item, WorkerDied
 from lmx_ledger.serving.choice import ChoiceText, Shown
+from lmx_ledger.serving.kept import KvNote, note
 from lmx_ledger.serving.lasting import FRUITLESS, LastingStream, Resumed, Work
 from lmx_ledger.serving.models import ServedModel
 from lmx_ledger.serving.prompt import Prepared
@@ -34,6 +35,7 @@ from lmx_ledger.serving.request import (
 )
 from lmx_ledger.serving.structure import Stretch
 from lmx_ledger.serving.text import TextModel
+from lmx_ledger.session.table import Turn
 
 
 class Recorder(Protocol):
@@ -66,6 +68,7 @@ class Accepted(NamedTuple):
     place: Place
     received_ns: int
     received: ev.Ticket
+    turn: Turn
 
 
 class Answer:
@@ -85,6 +88,8 @@ class Answer:
         self._text = accepted.text
         self._prepared = accepted.prepared
         self._place = accepted.place
+        self._turn = accepted.turn
+        self._kv: KvNote | None = None
         self._received_ns = accepted.received_ns
         self._cause = accepted.received
         self._ledger = ledger
@@ -93,6 +98,7 @@ class Answer:
         self._phase = Phase.QUEUE
         self._streams: list[LastingStream] = []
         self._in_engine: set[LastingStream] = set()
+        self._have_begun: set[LastingStream] = set()
         self._admitted_ns = accepted.received_ns
         self._left_ns: int | None = None
         self._queue_ms = 0.0
@@ -129,6 +135,16 @@ class Answer:
     def in_engine(self) -> bool:
         """Whether the worker has streams of it."""
         return bool(self._in_engine)
+
+    @property
+    def session(self) -> str:
+        """The conversation that it belongs to."""
+        return self._turn.session
+
+    @property
+    def cache(self) -> str | None:
+        """What `X-LMX-Cache` says; None before the worker has begun, and where no KV is kept."""
+        return self._kv.header if self._kv is not None else None
 
     def end(self, reason: str) -> None:
         """Let go of place and streams. A request that had not ended by itself is recorded as cancelled for `reason`.
@@ -175,10 +191,14 @@ class Answer:
         self._phase = Phase.PREFILL
         self.model.last_used_us = utc_us()
         owner = crc32((request.session or request.id).encode())
-        for prompt in prepared.prompts:
+        known = self._turn.known(self.model.place, self.model.kv_block)
+        for prompt_number, prompt in enumerate(prepared.prompts):
             for number in range(request.n):
                 sampling = _with_seed(request.sampling, request.sampling.seed + number)
                 work = Work(prompt, prepared.max_tokens, self._text.eos, sampling, owner, 2.0**request.priority)
+                if prompt_number == 0:
+                    # Of several prompts the first one is the conversation's.
+                    work = work._replace(label=self._turn.label(number), known=known, boundary=prepared.boundary)
                 stream = LastingStream(self.model, work, self._left_engine, self._resumed)
                 self._in_engine.add(stream)
                 self._streams.append(stream)
@@ -236,6 +256,8 @@ class Answer:
         last_ns: int | None = None
         reason = "stop"
         async for items in stream:
+            if restored := [item for item in items if isinstance(item, Restored)]:
+                self._begun(index, stream, restored[0])
             tokens = [item for item in items if isinstance(item, Token)]
             if not tokens:
                 if progress := self._progress(items[-1]):
@@ -307,9 +329,28 @@ class Answer:
                 self._phase = Phase.DECODE
             self._ttft_ms = elapsed_ms(self._received_ns, now)
             prefill_ms = elapsed_ms(self._admitted_ns, now)
-            self._rates.first_token(self._ttft_ms, prefill_ms, self.usage.prompt_tokens)
+            computed = self.usage.prompt_tokens - self.usage.cached_tokens
+            self._rates.first_token(self._ttft_ms, prefill_ms, computed)
             self._record(ev.RequestFirstToken(ttft_ms=self._ttft_ms, prefill_ms=prefill_ms))
         return now
+
+    def _begun(self, index: int, stream: LastingStream, restored: Restored) -> None:
+        """A worker has begun with a choice; only the first time counts, for this is about the request."""
+        if stream in self._have_begun:
+            return
+        self._have_begun.add(stream)
+        if index % self.request.n == 0:
+            self.usage.cached_tokens += restored.tokens
+        place = self.model.place
+        if index == 0 and place is not None and self.model.kv is not None:
+            now = place._replace(worker=stream.worker_pid)
+            self._kv = note(self.model, self._turn, self._prepared, now, restored, self._rates.prefill_tps)
+            cause = self._record(self._kv.corrupt) if self._kv.corrupt is not None else self._kv.cause
+            self._record(self._kv.event, cause)
+            if restored.read_bytes:
+                self._record(
+                    ev.KvRestored(tokens=restored.tokens, read_bytes=restored.read_bytes, ms=round(restored.ms, 3))
+                )
 
     def _progress(self, item: Item) -> Progress | None:
         now = mono_ns()
@@ -373,6 +414,12 @@ class Answer:
         for stream in self._streams:
             stream.cancel()
         self._place.leave()
+        place = self.model.place
+        for number, stream in enumerate(self._streams[: self.request.n]):
+            if place is not None:
+                left = place._replace(worker=stream.worker_pid)
+                self._turn.left(number, stream.read_ids, left, self._cause)
+        self._turn.end()
 
     def _record(self, data: ev.EventData, cause: ev.Cause = None) -> ev.Ticket:
         return self._ledger.emit(

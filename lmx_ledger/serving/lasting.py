@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.engine.client import Worker
-from lmx_ledger.engine.protocol import Recovered, Sampling, Token
+from lmx_ledger.engine.protocol import Prefill, Recovered, Restored, Sampling, Token
 from lmx_ledger.engine.stream import EngineError, EngineStream, Item, WorkerDied
 from lmx_ledger.serving.models import ServedModel
 
@@ -23,6 +23,9 @@ class Work(NamedTuple):
     sampling: Sampling
     owner: int
     weight: float
+    label: str = ""
+    known: int = 0
+    boundary: int = 0
 
 
 class Resumed(NamedTuple):
@@ -66,6 +69,8 @@ class LastingStream:
         self._ended: EngineError | None = None
         self._fruitless = 0
         self._last_ns = mono_ns()
+        self._read = 0
+        self._reused = 0
         self._interrupted: tuple[str, str] | None = None
 
     async def begin(self) -> None:
@@ -90,6 +95,9 @@ class LastingStream:
                     sampling=self._work.sampling,
                     owner=self._work.owner,
                     weight=self._work.weight,
+                    label=self._work.label,
+                    known=self._work.known,
+                    boundary=self._work.boundary,
                     on_left=self._left,
                 )
             except WorkerDied:
@@ -112,6 +120,16 @@ class LastingStream:
                 self._interrupted = "worker_died", str(died)
             await self.begin()
 
+    @property
+    def read_ids(self) -> list[int]:
+        """What a worker has read of it, as far as is known."""
+        return [*self._work.prompt, *self._ids[:-1]] if self._ids else self._work.prompt[: self._read]
+
+    @property
+    def worker_pid(self) -> int:
+        """Of the worker that has it, or had it last; 0: none had."""
+        return self._worker.pid if self._worker is not None else 0
+
     def cancel(self) -> None:
         """No more of it; harmless when repeated."""
         self.fail(EngineError("the stream was ended"))
@@ -129,6 +147,11 @@ class LastingStream:
 
     def _note(self, items: list[Item]) -> None:
         tokens = [item for item in items if isinstance(item, Token)]
+        for item in items:
+            if isinstance(item, Restored):
+                self._read = self._reused = item.tokens
+            elif isinstance(item, Prefill):
+                self._read = item.done
         if failed := [item for item in items if isinstance(item, Recovered)]:
             self._interrupted = "step_failed", failed[-1].error
         if not tokens:
@@ -136,7 +159,7 @@ class LastingStream:
         now = mono_ns()
         if self._interrupted is not None:
             reason, error = self._interrupted
-            reread = len(self._work.prompt) + len(self._ids)
+            reread = len(self._work.prompt) + len(self._ids) - (self._reused if reason == "worker_died" else 0)
             gap_ms = elapsed_ms(self._last_ns, now)
             self._on_resumed(self, Resumed(reason, error, len(self._ids), reread, gap_ms))
         self._interrupted, self._fruitless, self._last_ns = None, 0, now

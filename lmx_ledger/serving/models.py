@@ -10,9 +10,11 @@ from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.errors import ModelNotFound, ModelUnavailable
 from lmx_ledger.core.events import Ticket
 from lmx_ledger.engine.client import Worker
+from lmx_ledger.engine.protocol import KvOpened
 from lmx_ledger.serving.queue import AdmissionQueue
 from lmx_ledger.serving.structure import PLAIN
 from lmx_ledger.serving.text import TextModel
+from lmx_ledger.session.explain import Place
 
 
 class ModelState(enum.Enum):
@@ -45,6 +47,12 @@ class ServedModel:
         self.loaded_seq: int | None = None
         self.failed_seq: int | None = None
         self.exit_ticket: Ticket | None = None
+        self.kv: KvOpened | None = None
+        """What is kept of it; None: nothing, by configuration or because its caches cannot be."""
+        self.kv_block = 0
+        self.fingerprint = ""
+        self.evictions: dict[int, Ticket] = {}
+        """The `kv.evicted` of each turn of its worker's saving."""
         self.settled = asyncio.Event()
         """Set once the first load has succeeded or failed: from then on what the model can do is known."""
         self._waiting: list[asyncio.Future[Worker]] = []
@@ -53,6 +61,13 @@ class ServedModel:
     def in_flight(self) -> int:
         """Streams in its engine."""
         return self.queue.running
+
+    @property
+    def place(self) -> Place | None:
+        """Where KV is computed and kept just now; None where none is kept, or there is no worker."""
+        if self.kv is None or self.worker is None or self.text is None:
+            return None
+        return Place(self.fingerprint, self.kv.form, self.text.template_hash, self.worker.pid)
 
     def unavailable(self, retry_after_s: int) -> ModelUnavailable:
         """The refusal while it has failed."""

@@ -10,17 +10,25 @@ from lmx_ledger.serving.request import Chat, GenerationRequest, Texts
 from lmx_ledger.serving.structure import Part
 from lmx_ledger.serving.template import TemplateError
 from lmx_ledger.serving.text import TextModel
+from lmx_ledger.session.explain import common_length
+from lmx_ledger.session.table import Beginning, beginning
 
 _INLINE_CHARS = 16_384
 
 
 class Prepared(NamedTuple):
-    """What goes to the engine: one list of ids per prompt, and in which part of the structure the answer begins."""
+    """What goes to the engine: one list of ids per prompt, and in which part of the structure the answer begins.
+
+    `boundary`: so many tokens of it will stand at the beginning of the conversation's next prompt as well; 0: all, or
+    nobody asked.
+    """
 
     prompts: list[list[int]]
     max_tokens: int
     begin: Part
     tools: list[dict[str, Any]]
+    what: Beginning = Beginning()
+    boundary: int = 0
 
     @property
     def tokens(self) -> int:
@@ -59,9 +67,13 @@ async def prepare(request: GenerationRequest, model: ServedModel, text: TextMode
     """
     begin = Part.CONTENT
     tools: list[dict[str, Any]] = []
+    what, boundary = Beginning(), 0
     if isinstance(request.prompt, Chat):
         rendered, begin, tools = _render(request.prompt, model, text)
         prompts = [await _encode(text, rendered, special=False)]
+        what = beginning(request.prompt.messages, tools)
+        if model.kv is not None and model.kv.whole:
+            boundary = await _boundary(request.prompt, tools, prompts[0], text)
     else:
         prompts = [
             await _encode(text, prompt, special=True) if isinstance(prompt, str) else _checked(prompt, model.vocab)
@@ -84,7 +96,9 @@ async def prepare(request: GenerationRequest, model: ServedModel, text: TextMode
             cause_seq=model.loaded_seq,
         )
     room = ceiling - longest
-    return Prepared(prompts, room if request.max_tokens is None else min(request.max_tokens, room), begin, tools)
+    return Prepared(
+        prompts, room if request.max_tokens is None else min(request.max_tokens, room), begin, tools, what, boundary
+    )
 
 
 def _render(chat: Chat, model: ServedModel, text: TextModel) -> tuple[str, Part, list[dict[str, Any]]]:
@@ -110,6 +124,18 @@ def _render(chat: Chat, model: ServedModel, text: TextModel) -> tuple[str, Part,
         rendered += (dialect.think_end or "" if begin is Part.REASONING else "") + dialect.tool_start
         begin = Part.TOOL
     return rendered, begin, tools
+
+
+async def _boundary(chat: Chat, tools: list[dict[str, Any]], prompt: list[int], text: TextModel) -> int:
+    """How much of this prompt the next one will begin with: templates render history otherwise than what is new."""
+    assert text.template is not None  # noqa: S101 - it rendered the prompt
+    later = [*chat.messages, {"role": "assistant", "content": "-"}, {"role": "user", "content": "-"}]
+    try:
+        rendered = text.template.render(later, tools, chat.template_arguments)
+    except TemplateError:
+        return 0
+    shared = common_length(prompt, await _encode(text, rendered, special=False))
+    return shared if shared < len(prompt) - 1 else 0
 
 
 async def _encode(text: TextModel, prompt: str, *, special: bool) -> list[int]:

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Protocol
 
+import msgspec
+
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.errors import Draining, InvalidRequest, ModelNotFound, QueueFull
@@ -13,6 +15,7 @@ from lmx_ledger.serving.prompt import prepare, shape_of
 from lmx_ledger.serving.rates import Rates
 from lmx_ledger.serving.request import GenerationRequest, drawn_by
 from lmx_ledger.serving.text import TextModel
+from lmx_ledger.session.table import SessionTable
 
 _RETRY_UNAVAILABLE_S = 10
 
@@ -44,6 +47,7 @@ class Serving:
         self._ledger = ledger
         self._settings = settings
         self.rates = Rates()
+        self.sessions = SessionTable()
         self._waiting_for_load = 0
         self._answers: set[Answer] = set()
         self._idle = asyncio.Event()
@@ -90,7 +94,9 @@ class Serving:
             self._emit(request, model, gone, cause=received)
             raise
         place = model.queue.enter(request.choices, request.priority)
-        accepted = Accepted(request, model, text, prepared, place, received_ns, received)
+        turn = self.sessions.begin(request.id, request.session, model.id, prepared.prompts[0], prepared.what)
+        request = msgspec.structs.replace(request, session=turn.session)
+        accepted = Accepted(request, model, text, prepared, place, received_ns, received, turn)
         answer = Answer(accepted, self._ledger, self.rates, self._settings.now.server.progress_every)
         self._watch(answer)
         if request.max_tokens is not None and prepared.max_tokens < request.max_tokens:

@@ -1,5 +1,6 @@
 """A model's text side, which lives in the daemon: tokenizer, chat template and what its folder says of itself."""
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +48,12 @@ class TextModel:
                 if isinstance(config.get(key), int) and config[key] > 0:
                     return int(config[key])
         return _DEFAULT_CONTEXT
+
+    @cached_property
+    def template_hash(self) -> str:
+        """Names the chat template, in 16 hex digits."""
+        source = self.template.source if self.template is not None else ""
+        return hashlib.sha256(source.encode()).hexdigest()[:16]
 
     @property
     def architecture(self) -> str:

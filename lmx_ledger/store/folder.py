@@ -1,5 +1,6 @@
 """A model's folder: whether its JSON can be read and its weights are whole, before anything is loaded."""
 
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -10,6 +11,9 @@ INDEX: Final = "model.safetensors.index.json"
 _LENGTH: Final = struct.Struct("<Q")
 _LONGEST_HEADER: Final = 100_000_000
 """Bytes; the limit of the safetensors format itself. A damaged length must not become an allocation."""
+
+_SAMPLE: Final = 4_096
+"""Bytes of a tensor's beginning and end that stand for all of it."""
 
 
 class ModelFolderError(Exception):
@@ -64,6 +68,35 @@ def check_weights(folder: Path) -> int:
             f"{folder} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:3])}; download them again"
         )
     return sum(_shard_bytes(folder / name) for name in names)
+
+
+def fingerprint(folder: Path) -> str:
+    """Names a model's weights, wherever they lie: 32 hex digits over config.json, every shard's header, and both ends
+    of every tensor. Other weights of the same shape differ in each tensor.
+
+    Raises:
+        ModelFolderError: a shard cannot be read; ask `check_weights` first.
+    """
+    found = hashlib.sha256((folder / "config.json").read_bytes())
+    index = folder / INDEX
+    names = shards_of(index) if index.exists() else sorted(file.name for file in folder.glob("model*.safetensors"))
+    for name in names:
+        try:
+            with (folder / name).open("rb") as stream:
+                (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
+                header = stream.read(length)
+                found.update(name.encode() + header)
+                begin = _LENGTH.size + length
+                for tensor, entry in sorted(json.loads(header).items()):
+                    if tensor == "__metadata__":
+                        continue
+                    start, end = entry["data_offsets"]
+                    for at in (start, max(end - _SAMPLE, start)):
+                        stream.seek(begin + at)
+                        found.update(stream.read(min(_SAMPLE, end - at)))
+        except (OSError, struct.error, ValueError, LookupError, TypeError) as error:
+            raise ModelFolderError(f"{folder / name} cannot be read: {error}") from error
+    return found.hexdigest()[:32]
 
 
 def _shard_bytes(file: Path) -> int:

@@ -113,7 +113,7 @@ def test_without_a_disk_pieces_live_in_ram_and_the_first_of_a_chain_goes_last(tm
     told = library.save()
     assert (told.gone, told.gone_bytes) == (1, BLOCK * PER_TOKEN)
     assert library.match(range(16)).tokens == 12
-    assert library.why_lacking(range(16), 16) == ("evicted", 2)
+    assert library.why_lacking(range(16), 16) == ("evicted", 2, BLOCK * PER_TOKEN)
     assert library.why_lacking(range(12), 12) is None
     assert library.why_lacking(range(50, 60), 10) is None
 
@@ -126,7 +126,7 @@ def test_a_piece_that_does_not_verify_is_remembered_as_corrupt(tmp_path: Path) -
     (path,) = (tmp_path / "kv").glob("*.kv")
     path.write_bytes(path.read_bytes()[:-3] + b"xxx")
     assert [library.payload(key) is None for key in library.match(range(8)).keys] == [False, True]
-    assert library.why_lacking(range(8), 8) == ("corrupt", 1)
+    assert library.why_lacking(range(8), 8) == ("corrupt", 1, BLOCK * PER_TOKEN)
     assert library.match(range(8)).tokens == 4
 
 

@@ -39,10 +39,11 @@ class Saved(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """Why a piece is not there any more: `evicted` or `corrupt`; and with which `save` that was told."""
+    """Why a piece of so many bytes is not there any more: `evicted` or `corrupt`; and which `save` told of it."""
 
     reason: str
     turn: int
+    bytes: int
 
 
 class Extent(NamedTuple):
@@ -350,7 +351,7 @@ class Library:
 
     def _lose(self, parent: bytes, key: bytes, size: int, reason: str) -> None:
         self._forget(parent, key)
-        self._gone[key] = Gone(reason, self._turn)
+        self._gone[key] = Gone(reason, self._turn, size)
         self._gone_since, self._gone_bytes_since = self._gone_since + 1, self._gone_bytes_since + size
         while len(self._gone) > _REMEMBERED:
             self._gone.popitem(last=False)

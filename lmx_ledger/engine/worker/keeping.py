@@ -101,12 +101,13 @@ class Keeping:
 
     def keep(self, label: str, tokens: Sequence[int], cache: Sequence[Any], *, reading: bool) -> None:
         """Keep what is new of a row's cache, which stands for exactly these tokens; `reading`: the row goes on."""
-        kept = Kept("" if reading else label, 0, b"", on_disk=False)
+        kept = Kept("" if reading else label, 0, b"", 0, on_disk=False)
         for at, piece, stored in self._form.pieces(self._library, tokens, reading=reading):
             end = at + len(piece.tokens)
-            if not stored and not self._library.keep(piece, self._form.payload(cache, at, end)):
+            payload = b"" if stored else self._form.payload(cache, at, end)
+            if not stored and not self._library.keep(piece, payload):
                 break
-            kept = Kept(kept.label, end, piece.key, on_disk=False)
+            kept = Kept(kept.label, end, piece.key, kept.bytes + len(payload), on_disk=False)
         if kept.tokens:
             self._to_save.put(kept)
 
@@ -161,7 +162,7 @@ class Keeping:
             saved = self._library.save()
         except OSError as failure:
             saved, error = Saved(0, 0, 0, 0), str(failure)
-        done = [Kept(one.label, one.tokens, one.end, self._library.on_disk(one.end)) for one in kept]
+        done = [Kept(one.label, one.tokens, one.end, one.bytes, self._library.on_disk(one.end)) for one in kept]
         if done or saved.pieces or saved.gone or error:
             self._deliver(Written(turn, saved, done, (time.monotonic() - began) * 1e3, error))
 
