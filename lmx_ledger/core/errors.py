@@ -74,6 +74,12 @@ class MethodNotAllowed(LmxError):
     status, code, kind = 405, "method_not_allowed", "invalid_request_error"
 
 
+class Conflict(LmxError):
+    """Not while things are as they are: something is in flight, pinned, or another process's."""
+
+    status, code, kind = 409, "conflict", "invalid_request_error"
+
+
 class RequestTooLarge(LmxError):
     """The body is over the byte limit."""
 

@@ -489,7 +489,8 @@ class KvRestored(EventData, frozen=True, kw_only=True):
 class KvSaved(EventData, frozen=True, kw_only=True):
     """So many tokens of a conversation are kept, `bytes` of that new; `on_disk`: a crash does not change that.
 
-    `end` names the last piece, `form` how it is cut, `fingerprint` and `template` the model's weights and chat
+    `end` names the last piece, `prompt_end` the last whole piece of the prompt (its first `prompt` tokens), `form` how
+    it is cut, `fingerprint` and `template` the model's weights and chat
     template (as hashes), `names` what its next turn is recognised by.
     """
 
@@ -498,6 +499,8 @@ class KvSaved(EventData, frozen=True, kw_only=True):
     on_disk: bool
     ms: float
     end: str
+    prompt: int
+    prompt_end: str
     form: str
     fingerprint: str
     template: str

@@ -1,5 +1,6 @@
 """What the ledger is told of a model's KV: what was found, kept, and let go of."""
 
+from functools import partial
 from typing import Final
 
 from lmx_ledger.core import events as ev
@@ -11,6 +12,7 @@ from lmx_ledger.memory.limit import limit_bytes
 from lmx_ledger.serving.models import ServedModel
 from lmx_ledger.serving.service import Serving
 from lmx_ledger.session.files import kv_folder
+from lmx_ledger.session.table import Kept, KeptTurn
 
 _SHARE_OF_RAM: Final = 8
 """Of the memory limit, one part in so many is for KV that is kept."""
@@ -48,33 +50,10 @@ class KeptRecords:
 
     def saved(self, saved: wire.Saved) -> None:
         """The worker has written what it keeps: whose that is, and what had to go for it."""
-        cause: ev.Cause = None
+        table = self._serving.sessions
+        cause = table.cause(saved.label)
         for kept in saved.kept:
-            turn = self._serving.sessions.kept(kept.label, kept.tokens, kept.end, on_disk=kept.on_disk)
-            if turn is None:
-                continue
-            place = turn.head.place
-            data = ev.KvSaved(
-                tokens=kept.tokens,
-                bytes=kept.bytes,
-                on_disk=kept.on_disk,
-                ms=round(saved.ms, 3),
-                end=kept.end.hex(),
-                form=place.form,
-                fingerprint=place.fingerprint,
-                template=place.template,
-                names=turn.names,
-            )
-            cause = self._ledger.emit(
-                ev.Event(
-                    data=data,
-                    stream=f"session:{turn.session}",
-                    request=turn.request,
-                    session=turn.session,
-                    model=turn.model,
-                    cause=turn.cause,
-                )
-            )
+            table.kept(kept.label, Kept(kept.tokens, kept.end, kept.on_disk), partial(self._tell, kept, saved.ms))
         if saved.gone:
             evicted = ev.KvEvicted(pieces=saved.gone, bytes=saved.gone_bytes, reason="room")
             self._model.evictions[saved.turn] = self._emit(evicted, cause)
@@ -82,6 +61,32 @@ class KeptRecords:
                 del self._model.evictions[next(iter(self._model.evictions))]
         if saved.error is not None:
             self._emit(ev.KvEvicted(pieces=0, bytes=0, reason="unwritable", error=saved.error[:500]), cause)
+
+    def _tell(self, kept: wire.Kept, ms: float, turn: KeptTurn) -> None:
+        head = turn.head
+        data = ev.KvSaved(
+            tokens=kept.tokens,
+            bytes=kept.bytes,
+            on_disk=kept.on_disk,
+            ms=round(ms, 3),
+            end=kept.end.hex(),
+            prompt=head.prompt,
+            prompt_end=head.prompt_end.hex(),
+            form=head.place.form,
+            fingerprint=head.place.fingerprint,
+            template=head.place.template,
+            names=turn.names,
+        )
+        self._ledger.emit(
+            ev.Event(
+                data=data,
+                stream=f"session:{turn.session}",
+                request=turn.request,
+                session=turn.session,
+                model=turn.model,
+                cause=turn.cause,
+            )
+        )
 
     def _emit(self, data: ev.EventData, cause: ev.Cause) -> ev.Ticket:
         return self._ledger.emit(

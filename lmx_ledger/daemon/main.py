@@ -32,6 +32,7 @@ from lmx_ledger.ledger.fold import Folded, PerBoot
 from lmx_ledger.ledger.history import History
 from lmx_ledger.ledger.projection import FILE, Projection, Projections
 from lmx_ledger.ledger.query import Reader
+from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.memory.limit import limit_bytes
 from lmx_ledger.memory.residency import ResidencyFold
@@ -42,6 +43,8 @@ from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.queue import AdmissionQueue
 from lmx_ledger.serving.service import Serving
 from lmx_ledger.serving.status import status_projection
+from lmx_ledger.session.book import SessionBook, entries
+from lmx_ledger.session.table import SESSIONS, remembered
 from lmx_ledger.slo.rollup import RollupProjection
 from lmx_ledger.store import embedded
 
@@ -62,7 +65,7 @@ def run(config: Config, *, source: Path | None, reread: Callable[[], Config], an
 
 def projections() -> list[Projection]:
     """All that is folded; a room that has a new one is named here."""
-    return [Folded(PerBoot(ResidencyFold())), Folded(status_projection()), RollupProjection()]
+    return [Folded(PerBoot(ResidencyFold())), Folded(status_projection()), RollupProjection(), SessionBook()]
 
 
 def prepare_home(home: Path) -> None:
@@ -186,6 +189,7 @@ class Daemon:
         standby = Standby(ledger, self.config.engine.blas) if self.config.engine.standby else None
         keepers = [ModelKeeper(m, serving, ledger, self.config, standby=standby) for m in models]
         self._supervisor = Supervisor(keepers, standby)
+        await self._remember_sessions(serving, reader)
         serving.shelf = OnRequest(serving, self._supervisor, ledger, self.settings, self)
         context = Context(
             serving=serving,
@@ -223,6 +227,17 @@ class Daemon:
             )
         self._say("Stopped.")
         return 0
+
+    async def _remember_sessions(self, serving: Serving, reader: Reader) -> None:
+        """The conversations of earlier runs, so that their next turns are known for what they are."""
+        path = self.config.home / "ledger.db"
+        try:
+            history = History(path, reader)
+            known = await asyncio.to_thread(entries, path.with_name(FILE), history, limit=SESSIONS)
+        except LedgerError as error:
+            warn(f"conversations of earlier runs are not known: {error}")
+            return
+        serving.sessions.restore(remembered(known))
 
     def _models(self) -> list[ServedModel]:
         queue = self.config.queue

@@ -237,7 +237,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Saved(msgspec.Struct, frozen=True, tag="saved"):
-    """Pieces of KV that are on disk now, durably, the streams that are kept by that, and what went.
+    """Pieces of KV that are on disk now, durably, the streams that are kept by that, and what went for `label`.
 
     `ram_bytes` and `disk_bytes` are what the two tiers take now; with `error` nothing could be written.
     """
@@ -248,6 +248,7 @@ class Saved(msgspec.Struct, frozen=True, tag="saved"):
     gone: int
     gone_bytes: int
     kept: list[Kept]
+    label: str
     ram_bytes: int
     disk_bytes: int
     ms: float

@@ -40,19 +40,19 @@ def blueprint(context: Context) -> Blueprint:
     @face.get("/lmx/status")
     async def status() -> Response:
         if "at" in request.args:
-            return _json(await _asked(_status_at, context, request.args))
-        return _json(_status(context))
+            return json_of(await asked(_status_at, context, request.args))
+        return json_of(_status(context))
 
     @face.get("/lmx/models")
     async def models() -> Response:
-        return _json({"models": [model.public() for model in context.serving.models.all()]})
+        return json_of({"models": [model.public() for model in context.serving.models.all()]})
 
     @face.get("/lmx/events")
     async def events() -> Response:
         wanted = read_filter(request.args)
-        found = await _asked(context.reader.events, wanted)
+        found = await asked(context.reader.events, wanted)
         more = found[-1].seq if len(found) == wanted.limit else None
-        return _json({"events": [event.public() for event in found], "next": more})
+        return json_of({"events": [event.public() for event in found], "next": more})
 
     @face.get("/lmx/events/stream")
     async def stream() -> Response:
@@ -64,12 +64,12 @@ def blueprint(context: Context) -> Blueprint:
 
     @face.get("/lmx/events/<seq>")
     async def one_event(seq: str) -> Response:
-        event = await _asked(event_at, context.reader, _number("seq", seq))
+        event = await asked(event_at, context.reader, number("seq", seq))
         if event is None:
             raise NotFound(f"there is no event {seq}; the newest one is {context.ledger.last_seq}")
-        causes = await _asked(causes_of, context.reader, event)
-        effects = await _asked(effects_of, context.reader, event, _MAX_EFFECTS)
-        return _json(
+        causes = await asked(causes_of, context.reader, event)
+        effects = await asked(effects_of, context.reader, event, _MAX_EFFECTS)
+        return json_of(
             {
                 "event": event.public(),
                 "causes": [cause.public() for cause in causes],
@@ -80,8 +80,12 @@ def blueprint(context: Context) -> Blueprint:
     return face
 
 
-async def _asked(question: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    # On another thread: a scan of the file must not stop the streams.
+async def asked(question: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """What a question to the ledger's file gives, asked on another thread: a scan of it must not stop the streams.
+
+    Raises:
+        LedgerUnavailable: the file cannot be read.
+    """
     try:
         return await asyncio.to_thread(question, *args, **kwargs)
     except LedgerError as error:
@@ -123,7 +127,7 @@ def _status(context: Context) -> dict[str, Any]:
 
 def _status_at(context: Context, arguments: MultiDict[str, str]) -> dict[str, Any]:
     now_us = utc_us()
-    port = _number("port", arguments["port"]) if "port" in arguments else None
+    port = number("port", arguments["port"]) if "port" in arguments else None
     snapshots = context.config.home / FILE
     try:
         return public(
@@ -153,7 +157,7 @@ def read_filter(arguments: MultiDict[str, str]) -> EventFilter:
             values[name] = arguments[name]
     for name in ("cause", "after", "limit"):
         if name in arguments:
-            values[name] = _number(name, arguments[name])
+            values[name] = number(name, arguments[name])
     for name in ("since", "until"):
         if name in arguments:
             values[f"{name}_us"] = _moment(name, arguments[name])
@@ -176,7 +180,12 @@ def read_filter(arguments: MultiDict[str, str]) -> EventFilter:
     return EventFilter(**values, order=order, limit=limit)
 
 
-def _number(name: str, text: str) -> int:
+def number(name: str, text: str) -> int:
+    """A whole number of a query string.
+
+    Raises:
+        InvalidRequest: it is none; `param` names it.
+    """
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise InvalidRequest(f"{name} is a whole number", param=name)
     return int(text)
@@ -189,5 +198,6 @@ def _moment(name: str, text: str) -> int:
         raise InvalidRequest(f"{name}: {error}", param=name) from None
 
 
-def _json(value: object) -> Response:
+def json_of(value: object) -> Response:
+    """As JSON."""
     return Response(msgspec.json.encode(value), content_type="application/json")

@@ -211,6 +211,7 @@ class Answer:
                 sampling=drawn_by(request.sampling),
             )
         )
+        self._turn.cause = self._cause
         for stream in self._streams:
             await stream.begin()
         return self._streams
@@ -418,7 +419,7 @@ class Answer:
         for number, stream in enumerate(self._streams[: self.request.n]):
             if place is not None:
                 left = place._replace(worker=stream.worker_pid)
-                self._turn.left(number, stream.read_ids, left, self._cause)
+                self._turn.left(number, stream.read_ids, left, self.model.kv_block, self._cause)
         self._turn.end()
 
     def _record(self, data: ev.EventData, cause: ev.Cause = None) -> ev.Ticket:

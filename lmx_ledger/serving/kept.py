@@ -99,7 +99,8 @@ def _parted(told: Explanation, head: Head | None, prepared: Prepared, model: Ser
     if head.ids is not None:
         around = slice(max(at - _BEFORE, 0), at + _BEHIND)
         old, new = _decoded(model, head.ids[around].tolist()), _decoded(model, prepared.prompts[0][around])
-        breaker = breakers.name(old, new, role, reasons=model.dialect.think_start is not None).value
+        marks = (model.dialect.think_start, model.dialect.think_end)
+        breaker = breakers.name(old, new, role, reasons=any(mark and mark in old for mark in marks)).value
     return Parted(index, role, breaker)
 
 

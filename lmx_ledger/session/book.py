@@ -35,7 +35,7 @@ class Cost(msgspec.Struct, array_like=True):
         return Cost(self.times + other.times, self.tokens + other.tokens, self.ms + other.ms)
 
 
-class End(msgspec.Struct, array_like=True, frozen=True):
+class End(msgspec.Struct, frozen=True):
     """A state of the conversation that is kept: the name of its last piece, the form it is cut in, how many tokens."""
 
     end: str
@@ -43,6 +43,8 @@ class End(msgspec.Struct, array_like=True, frozen=True):
     fingerprint: str
     tokens: int
     on_disk: bool
+    prompt: int = 0
+    prompt_end: str = ""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -91,7 +93,7 @@ def evolve(entry: Entry | None, event: Recorded) -> Entry | None:
                 breakers = {**breakers, broken: breakers.get(broken, 0) + 1}
             return msgspec.structs.replace(now, misses={**now.misses, data["reason"]: cost}, breakers=breakers)
         case "kv.saved":
-            end = End(data["end"], data["form"], data["fingerprint"], data["tokens"], data["on_disk"])
+            end = msgspec.convert({name: data[name] for name in End.__struct_fields__}, End)
             others = [old for old in now.ends if old.end != end.end]
             names = [name for name in now.names if name not in data["names"]]
             return msgspec.structs.replace(

@@ -87,7 +87,9 @@ def explain(seen: Seen, known: Known | None, place: Place, block: int) -> Explan
     shared = reused
     if known is not None:
         shared = max(reused, known.shared if known.shared is not None else 0)
-    whole = known is not None and known.tokens - shared <= block and shared - reused <= block
+    # More of it is being computed for another request than was ever kept.
+    busy = seen.beside > shared and seen.beside - reused > block
+    whole = known is not None and known.tokens - shared <= block and shared - reused <= block and not busy
     diverged_at = shared if known is not None and shared < min(known.tokens, seen.prompt) else None
     if reused and (fresh <= block or whole):
         return Explanation(hit=True, reason=None, reused=reused, recomputed=fresh, lost=0, diverged_at=None)
@@ -99,7 +101,7 @@ def explain(seen: Seen, known: Known | None, place: Place, block: int) -> Explan
         return missed(Reason.BUSY, shared - reused)
     if seen.prompt <= LEAST_TOKENS:
         return missed(Reason.TOO_SHORT)
-    if max(seen.beside, shared) - reused > 0 and seen.beside >= max(shared, LEAST_TOKENS):
+    if busy:
         return missed(Reason.BUSY, seen.beside - reused)
     if known is None:
         return missed(Reason.NEW_SESSION)
@@ -112,7 +114,7 @@ def explain(seen: Seen, known: Known | None, place: Place, block: int) -> Explan
         return missed(Reason.TEMPLATE_CHANGED, before, diverged_at)
     if shared < LEAST_TOKENS and known.tokens < LEAST_TOKENS:
         return missed(Reason.TOO_SHORT, before)
-    if shared - reused > 0 and (lost := _why_lost(seen, known, place)) is not None:
+    if (shared > reused or seen.lost is not None) and (lost := _why_lost(seen, known, place)) is not None:
         return missed(lost, shared - reused, diverged_at)
     if diverged_at is not None:
         return missed(Reason.DIVERGED, before, diverged_at)

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -11,9 +11,11 @@ import msgspec
 from lmx_ledger.core.events import Ticket
 from lmx_ledger.core.ids import new_ulid
 from lmx_ledger.engine.kv.chain import child_key, cut
+from lmx_ledger.session.book import Entry
 from lmx_ledger.session.explain import Known, Place, common_length
 
-_SESSIONS: Final = 10_000
+SESSIONS: Final = 10_000
+"""Conversations that are remembered."""
 _HEADS: Final = 8
 """States of one conversation that are remembered: it may branch."""
 _IDS_BYTES: Final = 64_000_000
@@ -68,7 +70,8 @@ def beginning(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]
 class Head(msgspec.Struct):
     """A state of a conversation: what a turn has left. `ids` are its tokens, as long as they are at hand.
 
-    `end` names the last piece of its KV, of `kept` tokens, once that is kept.
+    `end` names the last piece of its KV, of `kept` tokens, once that is kept; `prompt_end` the last whole piece of the
+    prompt's, which had `prompt` tokens up to there.
     """
 
     tokens: int
@@ -78,6 +81,8 @@ class Head(msgspec.Struct):
     kept: int = 0
     end: bytes = b""
     on_disk: bool = False
+    prompt: int = 0
+    prompt_end: bytes = b""
 
 
 class Session(msgspec.Struct):
@@ -88,6 +93,14 @@ class Session(msgspec.Struct):
     heads: list[Head]
     in_flight: "dict[str, array[int]]"
     names: set[str]
+
+
+class Kept(NamedTuple):
+    """So many tokens, up to the piece named `end`."""
+
+    tokens: int
+    end: bytes
+    on_disk: bool
 
 
 class KeptTurn(NamedTuple):
@@ -113,6 +126,8 @@ class Turn:
         self._prompt = array("I", prompt)
         self._what = what
         self._names = [name for name in (what.chain, what.talk) if name] or _anchors(prompt)[:1]
+        self.cause: Ticket | None = None
+        """The last event before the worker got it."""
         self.beside = max((common_length(self._prompt, ids) for ids in session.in_flight.values()), default=0)
         session.in_flight[request] = self._prompt
 
@@ -140,25 +155,34 @@ class Turn:
         """Under which the worker says what is kept of a choice."""
         return f"{self._request}/{choice}"
 
-    def left(self, choice: int, ids: Sequence[int], place: Place, cause: Ticket) -> None:
+    def left(self, choice: int, ids: Sequence[int], place: Place, block: int, cause: Ticket) -> None:
         """A choice of it has left the worker, which has read so much."""
         if ids:
             head = Head(len(ids), place, self._what, array("I", ids))
+            if place.form and block:
+                head.prompt = len(self._prompt) // block * block
+                head.prompt_end = self._end(head.prompt, place, block) or b""
             kept = KeptTurn(self._session.id, self._request, self._session.model, head, self._names, cause)
             self._table.add(self._session, head, self._names, self.label(choice), kept)
 
     def end(self) -> None:
         """It is not in flight any more; harmless when repeated."""
         self._session.in_flight.pop(self._request, None)
+        self._table.turns.pop(self._request, None)
 
     def _shared(self, head: Head, place: Place, block: int) -> int | None:
         if head.ids is not None:
             return common_length(self._prompt, head.ids)
-        if not head.end or head.place.form != place.form or head.kept > len(self._prompt):
+        if not place.form or head.place.form != place.form:
             return None
-        ids, root = self._prompt[: head.kept], bytes.fromhex(place.form)
-        names = [piece.key for piece in cut(root, ids, block or len(ids))]
-        return head.kept if names[-1] == head.end else None
+        ends = ((head.kept, head.end), (head.prompt, head.prompt_end))
+        return next((tokens for tokens, end in ends if end and end == self._end(tokens, place, block)), None)
+
+    def _end(self, tokens: int, place: Place, block: int) -> bytes | None:
+        """The name of the last piece of so many tokens of the prompt; None where it has not so many."""
+        if not 0 < tokens <= len(self._prompt):
+            return None
+        return list(cut(bytes.fromhex(place.form), self._prompt[:tokens], block or tokens))[-1].key
 
 
 class SessionTable:
@@ -167,8 +191,12 @@ class SessionTable:
     def __init__(self) -> None:
         self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._by_name: dict[tuple[str, str], Session] = {}
-        self._pending: OrderedDict[str, KeptTurn] = OrderedDict()
+        # Of a choice, its end here and the word that it is kept, whichever comes first.
+        self._left: OrderedDict[str, KeptTurn] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Kept, Callable[[KeptTurn], None]]] = OrderedDict()
         self._ids_bytes = 0
+        self.turns: dict[str, Turn] = {}
+        """Those in flight, by request."""
 
     def begin(self, request: str, name: str | None, model: str, prompt: Sequence[int], what: Beginning) -> Turn:
         """The turn of a request in the conversation that it names, or else goes on with, or else begins."""
@@ -176,9 +204,10 @@ class SessionTable:
         if session is None:
             session = Session(name or f"ses_{new_ulid()}", model, self._from_another(name, model), {}, set())
             self._sessions[session.id, model] = session
-            self._bound()
         self._sessions.move_to_end((session.id, model))
-        return Turn(self, session, request, prompt, what)
+        turn = self.turns[request] = Turn(self, session, request, prompt, what)
+        self._bound()
+        return turn
 
     def add(self, session: Session, head: Head, names: Sequence[str], label: str, kept: KeptTurn) -> None:
         """A new state of a conversation; of one that it goes on from, only the longer one is remembered."""
@@ -194,17 +223,30 @@ class SessionTable:
         for name in names:
             self._by_name[session.model, name] = session
             session.names.add(name)
-        self._pending[label] = kept
-        while len(self._pending) > _PENDING:
-            self._pending.popitem(last=False)
+        self._left[label] = kept
+        self._meet(label)
         self._bound()
 
-    def kept(self, label: str, tokens: int, end: bytes, *, on_disk: bool) -> KeptTurn | None:
-        """The worker has kept a choice of a turn; whose that is."""
-        kept = self._pending.pop(label, None)
-        if kept is not None:
-            kept.head.kept, kept.head.end, kept.head.on_disk = tokens, end, on_disk
-        return kept
+    def kept(self, label: str, told: Kept, tell: Callable[[KeptTurn], None]) -> None:
+        """The worker has kept a choice of a turn: `tell` whose that is, now or as soon as the turn has ended here."""
+        self._kept[label] = told, tell
+        self._meet(label)
+
+    def cause(self, label: str) -> Ticket | None:
+        """The last known event of the request to which that choice belongs."""
+        if (left := self._left.get(label)) is not None:
+            return left.cause
+        turn = self.turns.get(label.partition("/")[0])
+        return turn.cause if turn is not None else None
+
+    def _meet(self, label: str) -> None:
+        if label in self._left and label in self._kept:
+            turn, (told, tell) = self._left.pop(label), self._kept.pop(label)
+            turn.head.kept, turn.head.end, turn.head.on_disk = told
+            tell(turn)
+        for waiting in (self._left, self._kept):
+            while len(waiting) > _PENDING:
+                waiting.popitem(last=False)
 
     def restore(self, sessions: Iterable[Session]) -> None:
         """What an earlier run knew, the oldest first; what is known already stays."""
@@ -241,9 +283,7 @@ class SessionTable:
             return []
         others = [other for (known, of), other in self._sessions.items() if known == name and of != model]
         # Of their tokens nothing can be used.
-        return [
-            Head(h.tokens, h.place, h.beginning, None, h.kept, h.end, h.on_disk) for o in others for h in o.heads[-1:]
-        ]
+        return [Head(head.tokens, head.place, head.beginning) for other in others for head in other.heads[-1:]]
 
     def _forget(self, session: Session, head: Head) -> None:
         session.heads.remove(head)
@@ -258,9 +298,10 @@ class SessionTable:
                 del self._by_name[session.model, name]
 
     def _bound(self) -> None:
-        while len(self._sessions) > _SESSIONS:
-            oldest = next(key for key, session in self._sessions.items() if not session.in_flight)
-            self._drop(self._sessions.pop(oldest))
+        if len(self._sessions) > SESSIONS:
+            idle = [key for key, session in self._sessions.items() if not session.in_flight]
+            for key in idle[: len(self._sessions) - SESSIONS]:
+                self._drop(self._sessions.pop(key))
         if self._ids_bytes <= _IDS_BYTES:
             return
         for session in self._sessions.values():
@@ -268,6 +309,26 @@ class SessionTable:
                 if head.ids is not None and self._ids_bytes > _IDS_BYTES * 3 // 4:
                     self._ids_bytes -= head.ids.itemsize * len(head.ids)
                     head.ids = None
+
+
+def remembered(entries: Iterable[Entry]) -> Iterator[Session]:
+    """What the ledger's book knows of conversations, as far as it is of use for their next turns."""
+    for entry in entries:
+        heads = [
+            Head(
+                tokens=end.tokens,
+                place=Place(end.fingerprint, end.form, entry.template, 0),
+                beginning=Beginning(),
+                kept=end.tokens,
+                end=bytes.fromhex(end.end),
+                on_disk=end.on_disk,
+                prompt=end.prompt,
+                prompt_end=bytes.fromhex(end.prompt_end),
+            )
+            for end in entry.ends[-_HEADS:]
+        ]
+        if heads:
+            yield Session(entry.session, entry.model, heads, {}, set(entry.names))
 
 
 def _same(one: Place, other: Place) -> bool:

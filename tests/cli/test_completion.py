@@ -36,7 +36,7 @@ def completed(line: str, home: Path, program: str = "lmx") -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("lmx se", ["serve"]),
+        ("lmx se", ["serve", "sessions"]),
         ("lmx serve st", ["start", "stop", "status"]),
         ("lmx events --sev", ["--severity"]),
     ],

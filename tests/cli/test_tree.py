@@ -46,6 +46,9 @@ def test_what_exists_is_what_this_version_can_do() -> None:
         ("serve", "start"),
         ("serve", "status"),
         ("serve", "stop"),
+        ("sessions", "list"),
+        ("sessions", "rm"),
+        ("sessions", "show"),
     ]
     assert set(leaves(get_command(opta))) == {path for path in LMX if path[0] == "serve"}
 

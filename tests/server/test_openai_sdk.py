@@ -169,7 +169,8 @@ def test_characters_of_several_tokens_arrive_whole(client: OpenAI) -> None:
         client.chat.completions.create(model="chain", messages=HI, temperature=0, extra_body=body, stream=True)
     )
     assert text_of(chunks) == "€ is a euro\ufffd"
-    assert not any("\ufffd" in (c.delta.content or "") for chunk in chunks[:3] for c in chunk.choices)
+    first = next(c.delta.content for chunk in chunks for c in chunk.choices if c.delta.content)
+    assert first.startswith("€")
 
 
 def test_a_seed_gives_the_same_answer_again_and_another_seed_another(client: OpenAI) -> None:

@@ -35,6 +35,7 @@ class Written(NamedTuple):
     turn: int
     saved: Saved
     kept: list[Kept]
+    label: str
     ms: float
     error: str | None
 
@@ -74,7 +75,7 @@ class Keeping:
         self._library = Library(disk, root, settings.block if isinstance(form, Cut) else 0, settings.ram)
         self._deliver = deliver
         self._to_fetch: queue.SimpleQueue[_Ask | None] = queue.SimpleQueue()
-        self._to_save: queue.SimpleQueue[Kept | None] = queue.SimpleQueue()
+        self._to_save: queue.SimpleQueue[tuple[Kept, bool] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._fetch, self._save)]
         for thread in self._threads:
             thread.start()
@@ -101,15 +102,15 @@ class Keeping:
 
     def keep(self, label: str, tokens: Sequence[int], cache: Sequence[Any], *, reading: bool) -> None:
         """Keep what is new of a row's cache, which stands for exactly these tokens; `reading`: the row goes on."""
-        kept = Kept("" if reading else label, 0, b"", 0, on_disk=False)
+        kept = Kept(label, 0, b"", 0, on_disk=False)
         for at, piece, stored in self._form.pieces(self._library, tokens, reading=reading):
             end = at + len(piece.tokens)
             payload = b"" if stored else self._form.payload(cache, at, end)
             if not stored and not self._library.keep(piece, payload):
                 break
-            kept = Kept(kept.label, end, piece.key, kept.bytes + len(payload), on_disk=False)
+            kept = Kept(label, end, piece.key, kept.bytes + len(payload), on_disk=False)
         if kept.tokens:
-            self._to_save.put(kept)
+            self._to_save.put((kept, reading))
 
     def stops_at(self, insert: Insert, read: int) -> int:
         """How many tokens may be read before the row is to be kept as it is then; 0: as many as are left."""
@@ -147,16 +148,16 @@ class Keeping:
             self._deliver(Fetched(ask.stream, assembled, ms, self._library.read_bytes - read_before, gone))
 
     def _save(self) -> None:
-        while (kept := self._to_save.get()) is not None:
-            waiting = [kept]
+        while (one := self._to_save.get()) is not None:
+            waiting = [one]
             # A burst is one write.
-            while not self._to_save.empty() and (kept := self._to_save.get()) is not None:
-                waiting.append(kept)
-            self._write([one for one in waiting if one.label])
-            if kept is None:
+            while not self._to_save.empty() and (one := self._to_save.get()) is not None:
+                waiting.append(one)
+            self._write([kept for kept, reading in waiting if kept.label and not reading], waiting[-1][0].label)
+            if one is None:
                 return
 
-    def _write(self, kept: list[Kept]) -> None:
+    def _write(self, kept: list[Kept], label: str) -> None:
         began, turn, error = time.monotonic(), self._library.turn, None
         try:
             saved = self._library.save()
@@ -164,7 +165,7 @@ class Keeping:
             saved, error = Saved(0, 0, 0, 0), str(failure)
         done = [Kept(one.label, one.tokens, one.end, one.bytes, self._library.on_disk(one.end)) for one in kept]
         if done or saved.pieces or saved.gone or error:
-            self._deliver(Written(turn, saved, done, (time.monotonic() - began) * 1e3, error))
+            self._deliver(Written(turn, saved, done, label, (time.monotonic() - began) * 1e3, error))
 
 
 def _room(folder: Path) -> int:

@@ -255,7 +255,7 @@ class StepLoop:
             if tokens:
                 self._read_piece(row, tokens)
             if self._keeping is not None and tokens == stop != 0:
-                self._keeping.keep("", row.tokens[: row.read], row.cache, reading=True)
+                self._keeping.keep(row.insert.label, row.tokens[: row.read], row.cache, reading=True)
             if not row.unread:
                 self._end_reading(row)
         except Exception as error:  # noqa: BLE001 - as in a step
@@ -273,7 +273,7 @@ class StepLoop:
             if other is not row and not other.cache and not other.suspect and other.tokens == row.tokens:
                 other.read_with(row)
         if self._keeping is not None:
-            self._keeping.keep("", row.tokens[: row.read], row.cache, reading=True)
+            self._keeping.keep(row.insert.label, row.tokens[: row.read], row.cache, reading=True)
         leaving = self._leaving if self._keeping is not None else None
         group = Group(self._model.module, self._model.vocab, row, leaving)
         del self._reading[row.insert.stream]
@@ -355,6 +355,7 @@ class StepLoop:
                 gone=written.saved.gone,
                 gone_bytes=written.saved.gone_bytes,
                 kept=written.kept,
+                label=written.label,
                 ram_bytes=self._keeping.ram_bytes,
                 disk_bytes=self._keeping.disk_bytes,
                 ms=written.ms,
