@@ -65,7 +65,7 @@ def missed(running: RunningDaemon, response: httpx.Response, reason: str) -> dic
 
 
 def saved(running: RunningDaemon, response: httpx.Response) -> dict[str, Any]:
-    return running.wait_event("kv.saved", request=response.headers["X-Request-ID"])["data"]
+    return dict(running.wait_event("kv.saved", request=response.headers["X-Request-ID"])["data"])
 
 
 def reconfigured(running: RunningDaemon, old: str, new: str) -> None:
