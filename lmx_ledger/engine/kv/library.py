@@ -239,6 +239,11 @@ class Library:
                 self._gone_since = self._gone_bytes_since = 0
         return Saved(pieces, written, gone, gone_bytes)
 
+    def has(self, piece: Piece) -> bool:
+        """Whether it is stored."""
+        with self._lock:
+            return piece.key in self._behind.get(piece.parent, ())
+
     def on_disk(self, key: bytes) -> bool:
         """Whether the files have that piece."""
         with self._lock:

@@ -27,6 +27,17 @@ class Assembled(NamedTuple):
     data: Any
 
 
+class Copied(NamedTuple):
+    """Some of a cache, copied but not in bytes yet: what stands in front, then arrays of bytes that are evaluated."""
+
+    head: bytes
+    arrays: list[mx.array]
+
+    def payload(self) -> bytes:
+        """In bytes; on any thread, for nothing is left to be computed."""
+        return b"".join([self.head, *(np.array(part).tobytes() for part in self.arrays)])
+
+
 class Form(Protocol):
     """How caches of one model become bytes and come back. What is no step loop's work needs no MLX."""
 
@@ -40,8 +51,8 @@ class Form(Protocol):
     def match(self, library: Library, tokens: Sequence[int]) -> Match:
         """What is stored of their beginning."""
 
-    def payload(self, cache: Sequence[Any], start: int, end: int) -> bytes:
-        """The bytes of some tokens of a row's cache; on the step loop."""
+    def copy(self, cache: Sequence[Any], start: int, end: int) -> Copied:
+        """Some tokens of a row's cache, in memory of their own; on the step loop."""
 
     def assemble(self, match: Match, payload_of: Callable[[bytes], bytes | None], room: int) -> Assembled:
         """Put together what is still there, with room for so many tokens; on any thread."""
@@ -85,12 +96,12 @@ class Cut:
         """The longest common beginning."""
         return library.match(tokens)
 
-    def payload(self, cache: Sequence[Any], start: int, end: int) -> bytes:
+    def copy(self, cache: Sequence[Any], start: int, end: int) -> Copied:
         """Copied out of the arrays."""
         parts = [mx.contiguous(array[0, :, start:end]) for part in cache for array in (part.keys, part.values)]
         raw = [part.view(mx.uint8) for part in parts]
         mx.eval(raw)
-        return b"".join(np.array(part).tobytes() for part in raw)
+        return Copied(b"", raw)
 
     def assemble(self, match: Match, payload_of: Callable[[bytes], bytes | None], room: int) -> Assembled:
         """Each array made at once for all of it, and filled piece by piece."""
@@ -141,15 +152,14 @@ class Whole:
         """The longest one whose tokens are all there."""
         return library.match_whole(tokens)
 
-    def payload(self, cache: Sequence[Any], start: int, end: int) -> bytes:
+    def copy(self, cache: Sequence[Any], start: int, end: int) -> Copied:
         """All of it, for it cannot be cut; that it stands for exactly `end` tokens is the caller's to know."""
         del start, end
         arrays: list[mx.array] = []
         told = json.dumps([_told(_used(part), arrays) for part in cache]).encode()
         raw = [mx.contiguous(part).view(mx.uint8) if part.size else part for part in arrays]
         mx.eval(raw)
-        data = b"".join(np.array(part).tobytes() for part in raw)
-        return _LENGTH.pack(len(told)) + told + data
+        return Copied(_LENGTH.pack(len(told)) + told, raw)
 
     def assemble(self, match: Match, payload_of: Callable[[bytes], bytes | None], room: int) -> Assembled:
         """The one piece."""

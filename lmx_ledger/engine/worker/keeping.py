@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lmx_ledger.engine.kv.chain import LEAST_TOKENS, root_key
-from lmx_ledger.engine.kv.library import Gone, Library, Match, Saved
+from lmx_ledger.engine.kv.library import Gone, Library, Match, Saved, Wanted
 from lmx_ledger.engine.kv.segments import SegmentStore, drop
 from lmx_ledger.engine.protocol import Insert, Kept, Kv, KvOpened
-from lmx_ledger.engine.worker.forms import Assembled, Cut, Form
+from lmx_ledger.engine.worker.forms import Assembled, Copied, Cut, Form
 
 _SEGMENT_BYTES: Final = 64_000_000
 _LEFT_FREE: Final = 1_000_000_000
@@ -40,6 +40,14 @@ class Written(NamedTuple):
     error: str | None
 
 
+class _Keep(NamedTuple):
+    """The pieces of a row that are to be kept, with a copy of those that are not stored; `reading`: the row goes on."""
+
+    label: str
+    pieces: list[tuple[Wanted, Copied | None]]
+    reading: bool
+
+
 class _Ask(NamedTuple):
     stream: int
     tokens: Sequence[int]
@@ -57,7 +65,7 @@ class Keeping:
             BlockingIOError: another process writes there.
             OSError: the folder cannot be used.
         """
-        self._form = form
+        self._form, self._block = form, settings.block
         root = root_key(settings.fingerprint, f"{form.name} {made_by}")
         folder = Path(settings.folder)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,11 +82,16 @@ class Keeping:
         )
         self._library = Library(disk, root, settings.block if isinstance(form, Cut) else 0, settings.ram)
         self._deliver = deliver
-        self._to_fetch: queue.SimpleQueue[_Ask | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[_Ask | _Keep | None] = queue.SimpleQueue()
         self._to_save: queue.SimpleQueue[tuple[Kept, bool] | None] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._fetch, self._save)]
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._serve, self._save)]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def whole(self) -> bool:
+        """Whether caches are kept as they are, for they cannot be cut."""
+        return self._form.whole
 
     @property
     def ram_bytes(self) -> int:
@@ -94,7 +107,7 @@ class Keeping:
 
     def fetch(self, insert: Insert, tokens: Sequence[int], room: int) -> None:
         """Have what is kept of their beginning put together, with room for so many, and delivered."""
-        self._to_fetch.put(_Ask(insert.stream, tokens, min(insert.known, len(tokens)), room))
+        self._work.put(_Ask(insert.stream, tokens, min(insert.known, len(tokens)), room))
 
     def restored(self, fetched: Fetched) -> list[Any]:
         """The cache of a row that has read that."""
@@ -102,15 +115,17 @@ class Keeping:
 
     def keep(self, label: str, tokens: Sequence[int], cache: Sequence[Any], *, reading: bool) -> None:
         """Keep what is new of a row's cache, which stands for exactly these tokens; `reading`: the row goes on."""
-        kept = Kept(label, 0, b"", 0, on_disk=False)
-        for at, piece, stored in self._form.pieces(self._library, tokens, reading=reading):
-            end = at + len(piece.tokens)
-            payload = b"" if stored else self._form.payload(cache, at, end)
-            if not stored and not self._library.keep(piece, payload):
-                break
-            kept = Kept(label, end, piece.key, kept.bytes + len(payload), on_disk=False)
-        if kept.tokens:
-            self._to_save.put((kept, reading))
+        pieces = []
+        for wanted in self._form.pieces(self._library, tokens, reading=reading):
+            at, piece, stored = wanted
+            # What was copied for an earlier piece of this row may not be in the library yet: then it is copied again.
+            pieces.append((wanted, None if stored else self._form.copy(cache, at, at + len(piece.tokens))))
+        if pieces:
+            self._work.put(_Keep(label, pieces, reading))
+
+    def due(self, insert: Insert, before: int, after: int) -> bool:
+        """Whether a row that has read from `before` to `after` is to be kept as it is now."""
+        return after == insert.boundary if self._form.whole else after // self._block > before // self._block
 
     def stops_at(self, insert: Insert, read: int) -> int:
         """How many tokens may be read before the row is to be kept as it is then; 0: as many as are left."""
@@ -127,25 +142,45 @@ class Keeping:
 
     def close(self) -> None:
         """Write what is not on disk yet, and let another process have the files."""
-        self._to_fetch.put(None)
+        self._work.put(None)
+        self._threads[0].join()
         self._to_save.put(None)
-        for thread in self._threads:
-            thread.join()
+        self._threads[1].join()
         self._library.close()
 
     # --- on threads --------------------------------------------------------------------------------------------------
 
-    def _fetch(self) -> None:
-        while (ask := self._to_fetch.get()) is not None:
-            began, read_before = time.monotonic(), self._library.read_bytes
-            match = self._form.match(self._library, ask.tokens)
-            if match.tokens < LEAST_TOKENS:
-                match = Match([], 0, 0)
-            assembled = self._form.assemble(match, self._library.payload, ask.room)
-            self._library.used(match.keys)
-            gone = self._library.why_lacking(ask.tokens, max(ask.known, match.tokens))
-            ms = (time.monotonic() - began) * 1e3
-            self._deliver(Fetched(ask.stream, assembled, ms, self._library.read_bytes - read_before, gone))
+    def _serve(self) -> None:
+        """One after the other, so that who asks finds what was kept before."""
+        while (one := self._work.get()) is not None:
+            if isinstance(one, _Keep):
+                self._keep(one)
+            else:
+                self._fetch(one)
+
+    def _keep(self, keep: _Keep) -> None:
+        kept = Kept(keep.label, 0, b"", 0, on_disk=False)
+        for (at, piece, _), copied in keep.pieces:
+            payload = b""
+            if copied is not None and not self._library.has(piece):
+                payload = copied.payload()
+                if not self._library.keep(piece, payload):
+                    break
+            kept = Kept(keep.label, at + len(piece.tokens), piece.key, kept.bytes + len(payload), on_disk=False)
+        keep.pieces.clear()
+        if kept.tokens:
+            self._to_save.put((kept, keep.reading))
+
+    def _fetch(self, ask: _Ask) -> None:
+        began, read_before = time.monotonic(), self._library.read_bytes
+        match = self._form.match(self._library, ask.tokens)
+        if match.tokens < LEAST_TOKENS:
+            match = Match([], 0, 0)
+        assembled = self._form.assemble(match, self._library.payload, ask.room)
+        self._library.used(match.keys)
+        gone = self._library.why_lacking(ask.tokens, max(ask.known, match.tokens))
+        ms = (time.monotonic() - began) * 1e3
+        self._deliver(Fetched(ask.stream, assembled, ms, self._library.read_bytes - read_before, gone))
 
     def _save(self) -> None:
         while (one := self._to_save.get()) is not None:

@@ -254,7 +254,7 @@ class StepLoop:
                 row.begin_reading(self._model.module)
             if tokens:
                 self._read_piece(row, tokens)
-            if self._keeping is not None and tokens == stop != 0:
+            if self._keeping is not None and self._keeping.due(row.insert, row.read - tokens, row.read):
                 self._keeping.keep(row.insert.label, row.tokens[: row.read], row.cache, reading=True)
             if not row.unread:
                 self._end_reading(row)
@@ -272,7 +272,7 @@ class StepLoop:
             # The choices of one request, above all: what they have in common is read once.
             if other is not row and not other.cache and not other.suspect and other.tokens == row.tokens:
                 other.read_with(row)
-        if self._keeping is not None:
+        if self._keeping is not None and self._keeping.whole:
             self._keeping.keep(row.insert.label, row.tokens[: row.read], row.cache, reading=True)
         leaving = self._leaving if self._keeping is not None else None
         group = Group(self._model.module, self._model.vocab, row, leaving)
@@ -362,6 +362,8 @@ class StepLoop:
                 error=written.error,
             )
         )
+        # Copies that were made for it are gone.
+        self._report([])
 
     def _erase_kv(self, command: wire.EraseKv) -> None:
         try:
