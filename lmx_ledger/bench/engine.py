@@ -13,6 +13,7 @@ from typing import Final
 from lmx_ledger.bench.failures import deaths, leaving
 from lmx_ledger.bench.measure import Figure
 from lmx_ledger.bench.model import words, write_bench_model
+from lmx_ledger.bench.reuse import reuse
 from lmx_ledger.bench.servers import Daemon, Peer, Raw, running
 from lmx_ledger.bench.sizes import SHORT, Sizes
 from lmx_ledger.bench.streams import frontier, interference, mixed, throughput
@@ -62,6 +63,8 @@ def measure(folder: Path, sizes: Sizes, *, say: Callable[[str], None]) -> list[F
         figures.extend(interference(raw, ours, sizes))
         say("the same with shorter and longer pieces")
         figures.extend(frontier(raw, folder, model, sizes))
+        say("conversations that go on")
+        figures.extend(reuse(raw, folder, model, sizes))
         say("clients that go away")
         figures.extend(leaving(ours, sizes))
         say(f"{sizes.kills} kills of the worker under 16 streams")

@@ -72,7 +72,7 @@ class Daemon(Server):
 
     def __init__(self, home: Path, model: Path, engine: str = "") -> None:
         """`engine` goes into the configuration's `[engine]`."""
-        home.mkdir()
+        home.mkdir(exist_ok=True)
         port = free_port()
         file = home / "config.toml"
         file.write_text(
@@ -122,9 +122,21 @@ class Raw:
         Raises:
             OSError: it has ended.
         """
+        return self._ask(
+            {"prompts": prompts, "max_tokens": max_tokens, "temperature": 0.8 if sampled else 0.0, "top_p": 0.95}
+        )
+
+    def next_turn_s(self, history: list[int], new: int, times: int) -> float:
+        """To the first token behind so many new ones, with the cache of the history at hand; the median of some times.
+
+        Raises:
+            OSError: it has ended.
+        """
+        return self._ask({"history": history, "new": new, "times": times})["first_s"]
+
+    def _ask(self, asked: dict[str, Any]) -> dict[str, float]:
         assert self._process.stdin is not None  # noqa: S101 - it is started with pipes
         assert self._process.stdout is not None  # noqa: S101 - as above
-        asked = {"prompts": prompts, "max_tokens": max_tokens, "temperature": 0.8 if sampled else 0.0, "top_p": 0.95}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         if not (line := self._process.stdout.readline()):

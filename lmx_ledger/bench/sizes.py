@@ -11,7 +11,8 @@ class Sizes(NamedTuple):
     """`tokens` of an answer that is timed, `answer` of one that is killed; `long` of the long prompt.
 
     `decoding`: of an answer that must not end by itself. `frontier`: how many settings are compared. `every_s` lies
-    between two kills; `settle_s` is how long streams run before they are disturbed.
+    between two kills; `settle_s` is how long streams run before they are disturbed. `histories` are lengths of
+    conversations, of which `turns` next turns are timed.
     """
 
     rounds: int = 3
@@ -25,6 +26,8 @@ class Sizes(NamedTuple):
     every_s: float = 5.0
     settle_s: float = 3.0
     layers: int = 6
+    histories: tuple[int, ...] = (2_048, 4_096, 8_192, 16_384)
+    turns: int = 5
 
 
 QUICK: Final = Sizes(
@@ -39,4 +42,6 @@ QUICK: Final = Sizes(
     every_s=0.3,
     settle_s=0.2,
     layers=1,
+    histories=(300,),
+    turns=1,
 )
