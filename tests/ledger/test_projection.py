@@ -249,8 +249,8 @@ def test_another_version_folds_from_zero_beside_the_old_one(path: Path, reader: 
     newer = [Crashing(each) for each in projections()]
     for each in newer:
         each.version += 1
-    rollup = next(each for each in newer if each.name == "rollup")
-    rollup.inner.version = 3  # type: ignore[misc]
+        if each.name in {"rollup", "session"}:  # those that have tables of their own
+            each.inner.version += 1  # type: ignore[misc]
     fold_all(file, reader, *newer)
     after = contents(file)
     assert after["rollup"] == before["rollup"]
