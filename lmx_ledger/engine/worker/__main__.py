@@ -31,6 +31,9 @@ def main() -> None:
 
     inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sock, inbox), name="commands", daemon=True).start()
+    # transformers, which mlx-lm imports, would load torch where it happens to be installed: a second and 180 MB for
+    # nothing. A name that is None here reads as "not installed".
+    sys.modules["torch"] = None  # type: ignore[assignment]
     # MLX may only be imported once the BLAS is chosen, and by the thread that will use it.
     from lmx_ledger.engine.worker.loop import StepLoop  # noqa: PLC0415
 
