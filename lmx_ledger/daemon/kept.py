@@ -43,7 +43,7 @@ class KeptRecords:
             return
         if opened.dropped_bytes:
             self._emit(ev.KvEvicted(pieces=0, bytes=opened.dropped_bytes, reason="form"), self._model.loaded_seq)
-        if opened.broken_bytes or opened.foreign or (opened.error is not None and not opened.busy):
+        if opened.broken_bytes or opened.foreign or opened.error is not None:
             why = opened.error or ("no records (any more)" if opened.broken_bytes else "of something else")
             corrupt = ev.KvCorrupt(bytes=opened.broken_bytes, files=opened.foreign[:20], reason=why)
             self._emit(corrupt, self._model.loaded_seq)

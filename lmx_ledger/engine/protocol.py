@@ -149,7 +149,8 @@ class KvOpened(msgspec.Struct, frozen=True):
 
     `form` names the model's caches and how they are cut; `whole`: they cannot be cut, and are kept as they are.
     `broken_bytes` are no records (any more), `foreign` files of something else, `dropped_bytes` were kept in other
-    forms of the same model. With `error` nothing is kept; `busy`: because another process has the files.
+    forms of the same model. With `error` nothing is kept; `borrowed`: another process has
+    the files, of which only what is there is of use, and what is kept here stays in RAM.
     """
 
     form: str
@@ -160,7 +161,7 @@ class KvOpened(msgspec.Struct, frozen=True):
     foreign: list[str] = []
     dropped_bytes: int = 0
     error: str | None = None
-    busy: bool = False
+    borrowed: bool = False
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
@@ -216,7 +217,8 @@ class Lost(msgspec.Struct, frozen=True, array_like=True):
 class Restored(msgspec.Struct, frozen=True, tag="restored"):
     """A stream begins behind `tokens` of its prompt whose KV was kept (0: none); it took `ms` to fetch.
 
-    `read_bytes` of that came from the disk; `lost`: why there is not more of it, as far as is known.
+    `read_bytes` of that came from the disk; `lost`: why there is not more of it, as far as is known. `borrowed`: the
+    files are another process's now.
     """
 
     stream: int
@@ -224,6 +226,7 @@ class Restored(msgspec.Struct, frozen=True, tag="restored"):
     ms: float
     read_bytes: int = 0
     lost: Lost | None = None
+    borrowed: bool = False
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):

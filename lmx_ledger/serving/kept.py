@@ -44,7 +44,7 @@ def note(
         lost=lost.reason if lost is not None else None,
         beside=turn.beside,
         unusable=_unusable(model),
-        closed=model.kv.busy,
+        borrowed=restored.borrowed,
     )
     nearest = turn.nearest(place, model.kv_block)
     known, head = nearest if nearest is not None else (None, None)

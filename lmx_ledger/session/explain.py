@@ -11,7 +11,7 @@ class Reason(enum.StrEnum):
     """Of a miss.
 
     `paged`: it was in the memory of a worker that is gone, and not on disk. `busy`: a request in flight is computing
-    it, or another process has the files.
+    it, or another process, which has the files, has it in its memory.
     """
 
     NEW_SESSION = "new_session"
@@ -56,7 +56,8 @@ class Seen(NamedTuple):
     """What the worker said when it began: how much it reused of how much, and what became of more.
 
     `beside` is how much the prompt shares with one that is in flight; `unusable`: files were damaged or foreign when
-    they were opened, as the reason that stands for that; `closed`: another process has the files.
+    they were opened, as the reason that stands for that; `borrowed`: another process has the files, and may have more
+    in its memory.
     """
 
     prompt: int
@@ -64,7 +65,7 @@ class Seen(NamedTuple):
     lost: str | None = None
     beside: int = 0
     unusable: Reason | None = None
-    closed: bool = False
+    borrowed: bool = False
 
 
 class Explanation(NamedTuple):
@@ -97,8 +98,6 @@ def explain(seen: Seen, known: Known | None, place: Place, block: int) -> Explan
     def missed(reason: Reason, lost: int = 0, at: int | None = None) -> Explanation:
         return Explanation(hit=False, reason=reason, reused=reused, recomputed=fresh, lost=max(lost, 0), diverged_at=at)
 
-    if seen.closed:
-        return missed(Reason.BUSY, shared - reused)
     if seen.prompt <= LEAST_TOKENS:
         return missed(Reason.TOO_SHORT)
     if busy:
@@ -127,7 +126,7 @@ def _why_lost(seen: Seen, known: Known, place: Place) -> Reason | None:
         return Reason(seen.lost)
     if known.place.worker != place.worker:
         if not known.on_disk:
-            return Reason.PAGED
+            return Reason.BUSY if seen.borrowed else Reason.PAGED
         return seen.unusable or Reason.EVICTED
     return None
 

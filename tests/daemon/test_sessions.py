@@ -227,12 +227,26 @@ def test_what_is_computed_just_now_for_another_request_is_busy(start_daemon: Sta
         one.read()
 
 
-def test_the_kv_of_another_daemon_of_this_home_is_busy(start_daemon: Start, config: str, tmp_path: Path) -> None:
+def test_the_kv_of_another_daemon_of_this_home_is_of_use_and_is_had_when_that_one_is_gone(
+    start_daemon: Start, config: str
+) -> None:
     running = start_daemon(config)
     beside = RunningDaemon(running.home, config)
     try:
         beside.wait_ready()
-        missed(beside, ask(beside, LONG, name="work"), "busy")
+        first = ask(running, LONG, name="work")
+        assert saved(running, first)["on_disk"] is True
+        again = ask(beside, LONG, "Sure!", "Go on.", name="work")
+        assert cached(again) > 500
+        assert saved(beside, again)["on_disk"] is False
+        answer = CliRunner().invoke(
+            lmx, ["sessions", "rm", "work", "--yes", "--home", str(beside.home), "--url", beside.url]
+        )
+        assert "another process" in answer.output
+        assert running.stop() == 0
+        last = ask(beside, LONG, "Sure!", "Go on.", "Of course.", "More.", name="work")
+        assert told(beside, last)["type"] == "kv.hit"
+        assert saved(beside, last)["on_disk"] is True
         assert beside.stop() == 0
     finally:
         if beside.process.poll() is None:

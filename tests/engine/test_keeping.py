@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_used_is_said_and_costs_nothing_else(
     (tmp_path / "kv").write_text("a file")
     engine = Engine(random_model, kept_in(tmp_path / "kv"))
     assert "kv" in (engine.kv.error or "")
-    assert not engine.kv.busy
+    assert not engine.kv.borrowed
     assert answer(engine, prompt(1, 20))[1] == answer(plain, prompt(1, 20))[1]
     engine.stop()
 

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from lmx_ledger.engine.kv.borrowed import BorrowedSegments
 from lmx_ledger.engine.kv.chain import Piece, common, cut, root_key
 from lmx_ledger.engine.kv.library import Library
 from lmx_ledger.engine.kv.segments import SegmentStore
@@ -27,6 +28,11 @@ def payload_of(piece: Piece) -> bytes:
 OPENED: dict[Path, Library] = {}
 
 
+def lent(folder: Path, *, ram: int = 1_000_000) -> Library:
+    """As a process that finds the folder taken."""
+    return Library(BorrowedSegments(folder, ROOT), ROOT, BLOCK, ram)
+
+
 def opened(folder: Path, *, disk: int = 1_000_000, ram: int = 1_000_000) -> Library:
     """As the next process would."""
     if folder in OPENED:
@@ -36,7 +42,11 @@ def opened(folder: Path, *, disk: int = 1_000_000, ram: int = 1_000_000) -> Libr
 
 
 def keep_all(library: Library, tokens: Sequence[int]) -> int:
-    return sum(library.keep(piece, payload_of(piece)) for _, piece, stored in library.pieces(tokens) if not stored)
+    return sum(
+        library.keep(piece, payload_of(piece))
+        for _, piece, stored in library.wanted(library.chain().pieces(tokens))
+        if not stored
+    )
 
 
 def test_a_prompt_finds_what_it_has_in_common_with_what_was_kept(tmp_path: Path) -> None:
@@ -70,7 +80,7 @@ def test_a_longer_end_takes_the_place_of_a_shorter_one(tmp_path: Path) -> None:
         library.save()
         assert library.match(range(20)).tokens == length
     assert len(library.match(range(8)).keys) == 2
-    assert [wanted.stored for wanted in library.pieces(range(7))] == [True, False]
+    assert [wanted.stored for wanted in library.wanted(library.chain().pieces(range(7)))] == [True, False]
 
 
 def test_a_conversation_is_erased_but_for_what_others_begin_with(tmp_path: Path) -> None:
@@ -142,6 +152,58 @@ def test_what_conversations_take_counts_what_they_share_once(tmp_path: Path) -> 
     assert library.disk_bytes - 100 < library.extent(ends).disk <= library.disk_bytes
 
 
+def test_another_process_reads_what_is_there_and_sees_it_come_and_go(tmp_path: Path) -> None:
+    library = opened(tmp_path, disk=2_000)
+    keep_all(library, range(9))
+    library.save()
+    other = lent(tmp_path)
+    match = other.match(range(20))
+    assert match.tokens == 9
+    assert [other.payload(key) for key in match.keys] == [library.payload(key) for key in match.keys]
+    with pytest.raises(BlockingIOError, match="another process has"):
+        other.erase(match.keys)
+    keep_all(library, range(100, 109))
+    library.save()
+    assert other.match(range(100, 109)).tokens == 0
+    other.look()
+    assert other.match(range(100, 109)).tokens == 9
+    for start in range(200, 1_000, 100):
+        keep_all(library, range(start, start + 9))
+        library.save()
+    other.look()
+    assert other.match(range(100, 109)).tokens == 0
+    assert other.match(range(20)).tokens == 9, "what was read stays in RAM"
+    assert other.match(range(900, 909)).tokens == 9
+
+
+def test_what_another_process_let_go_of_between_look_and_read_is_evicted(tmp_path: Path) -> None:
+    library = opened(tmp_path)
+    keep_all(library, range(8))
+    library.save()
+    other = lent(tmp_path)
+    match = other.match(range(8))
+    library.erase([match.keys[-1]])
+    assert other.payload(match.keys[0]) is None
+    gone = other.why_lacking(range(8), 8)
+    assert gone is not None
+    assert gone.reason == "evicted"
+
+
+def test_what_a_reader_kept_is_written_once_the_files_are_its_own(tmp_path: Path) -> None:
+    library = opened(tmp_path)
+    keep_all(library, range(8))
+    library.save()
+    other = lent(tmp_path)
+    assert keep_all(other, range(13)) == 2
+    other.save()
+    assert (other.borrowed, other.match(range(13)).tokens) == (True, 13)
+    library.close()
+    other.take_over(SegmentStore(tmp_path, ROOT, 1_000_000, 1_000_000))
+    assert other.save().pieces == 2
+    other.close()
+    assert opened(tmp_path).match(range(20)).tokens == 13
+
+
 class Conversations(RuleBasedStateMachine):
     """Any mixture of conversations, saves and restarts, in little room."""
 
@@ -152,6 +214,7 @@ class Conversations(RuleBasedStateMachine):
         self.kept: list[list[int]] = []
         self.place = Path(tempfile.mkdtemp(dir=self.folder))
         self.library = opened(self.place, disk=4_000, ram=600)
+        self.reader = lent(self.place, ram=600)
 
     @rule(of=st.integers(0, 9), cut_at=st.integers(0, 30), more=st.lists(st.integers(0, 2), min_size=1, max_size=12))
     def turn(self, of: int, cut_at: int, more: list[int]) -> None:
@@ -168,15 +231,28 @@ class Conversations(RuleBasedStateMachine):
     def restart(self) -> None:
         self.library = opened(self.place, disk=4_000, ram=600)
 
+    @rule()
+    def look(self) -> None:
+        self.reader.look()
+
     @rule(of=st.integers(0, 30), more=st.lists(st.integers(0, 2), max_size=6))
-    def ask(self, of: int, more: list[int]) -> None:
+    def keep_beside(self, of: int, more: list[int]) -> None:
         tokens = [*(self.kept[of % len(self.kept)] if self.kept else []), *more]
-        match = self.library.match(tokens)
+        keep_all(self.reader, tokens)
+        self.kept.append(tokens)
+
+    @rule(of=st.integers(0, 30), more=st.lists(st.integers(0, 2), max_size=6), beside=st.booleans())
+    def ask(self, of: int, more: list[int], *, beside: bool) -> None:
+        tokens = [*(self.kept[of % len(self.kept)] if self.kept else []), *more]
+        library = self.reader if beside else self.library
+        match = library.match(tokens)
         assert match.tokens <= max((common(tokens, kept) for kept in self.kept), default=0)
         at, parent = 0, ROOT
         for number, key in enumerate(match.keys):
             last = number == len(match.keys) - 1
-            payload = self.library.payload(key)
+            payload = library.payload(key)
+            if beside and payload is None:
+                return
             assert payload is not None
             length = match.tail if last else BLOCK
             behind = (
@@ -190,7 +266,7 @@ class Conversations(RuleBasedStateMachine):
     @invariant()
     def within_bounds(self) -> None:
         if hasattr(self, "library"):
-            assert self.library.ram_bytes <= 600
+            assert max(self.library.ram_bytes, self.reader.ram_bytes) <= 600
             assert sum(path.stat().st_size for path in self.place.glob("*.kv")) <= 4_000
 
 

@@ -51,7 +51,7 @@ CASES = {
     "too_short, what was known": replace(USUAL, shared=9, tokens=9),
     "busy": replace(USUAL, seen=Seen(200, 0, beside=190), shared=20),
     "busy, beside a state that was kept": replace(USUAL, seen=Seen(200, 20, beside=190), shared=20, tokens=20),
-    "busy, another process": replace(USUAL, seen=Seen(200, 0, closed=True)),
+    "busy, another process": replace(USUAL, place=AGO, on_disk=False, seen=Seen(200, 0, borrowed=True)),
 }
 
 

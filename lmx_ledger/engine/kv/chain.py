@@ -32,6 +32,26 @@ def child_key(parent: bytes, tokens: Sequence[int]) -> bytes:
     return hashlib.blake2b(parent + packed(tokens), digest_size=KEY_BYTES).digest()
 
 
+class Chain:
+    """The pieces of tokens that only become more: each is named once, however often they are asked for."""
+
+    def __init__(self, root: bytes, size: int) -> None:
+        """In pieces of `size`; 0: all of them are one."""
+        self._root, self._size = root, size
+        self._full: list[Piece] = []
+
+    def pieces(self, tokens: Sequence[int]) -> list[Piece]:
+        """As `cut`; what the last call was given must be the beginning of these, or they of it."""
+        if not self._size:
+            return list(cut(self._root, tokens, max(len(tokens), 1)))
+        full = self._full[: len(tokens) // self._size]
+        at, behind = len(full) * self._size, full[-1].key if full else self._root
+        new = list(cut(behind, tokens[at:], self._size))
+        if len(full) == len(self._full):
+            self._full += [piece for piece in new if len(piece.tokens) == self._size]
+        return [*full, *new]
+
+
 def cut(root: bytes, tokens: Sequence[int], size: int) -> Iterator[Piece]:
     """All tokens in pieces of `size`; the last may be shorter."""
     parent = root

@@ -5,7 +5,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from lmx_ledger.engine.kv.chain import Piece, child_key, common, cut, packed
+from lmx_ledger.engine.kv.borrowed import BorrowedSegments
+from lmx_ledger.engine.kv.chain import Chain, Piece, child_key, common, cut, packed
+from lmx_ledger.engine.kv.records import Found
 from lmx_ledger.engine.kv.segments import SegmentStore
 
 EVICTED: Final = "evicted"
@@ -60,7 +62,7 @@ class Library:
     let go of the least recently used. Any thread may call it.
     """
 
-    def __init__(self, disk: SegmentStore, root: bytes, block: int, ram: int) -> None:
+    def __init__(self, disk: SegmentStore | BorrowedSegments, root: bytes, block: int, ram: int) -> None:
         self._disk, self._root, self._block, self._ram_limit = disk, root, block, ram
         self._lock = threading.RLock()
         self._held: OrderedDict[bytes, bytes] = OrderedDict()
@@ -92,6 +94,39 @@ class Library:
             return self._disk.used_bytes
 
     @property
+    def borrowed(self) -> bool:
+        """Whether the files are another process's: what is kept here stays in RAM then."""
+        with self._lock:
+            return self._disk.borrowed
+
+    def look(self) -> None:
+        """Know what the process that has the files has done since the last time.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        with self._lock:
+            if isinstance(self._disk, BorrowedSegments):
+                self._know_of(*self._disk.look())
+
+    def take_over(self, disk: SegmentStore) -> None:
+        """The files are this process's from now on; what is in RAM alone is written by the next `save`."""
+        with self._lock:
+            before, self._disk = self._disk, disk
+            self._know_of(list(disk), [found for found in before if found.key not in disk])
+            self._unwritten = list(self._only_held)
+
+    def _know_of(self, came: Iterable[Found], went: Iterable[Found]) -> None:
+        for found in went:
+            if found.key in self._held:
+                self._only_held[found.key] = Piece(found.key, found.parent, found.tokens)
+            elif found.key not in self._unsaved:
+                self._lose(found.parent, found.key, found.size, EVICTED)
+        for found in came:
+            self._only_held.pop(found.key, None)
+            self._behind.setdefault(found.parent, {})[found.key] = found.tokens
+
+    @property
     def turn(self) -> int:
         """How many times `save` has been called, and once more: what goes now is told by the next."""
         with self._lock:
@@ -116,13 +151,18 @@ class Library:
             return Match(keys, at, self._block if keys else 0)
         return Match([*keys, best], at + shared[best], shared[best])
 
-    def pieces(self, tokens: Sequence[int]) -> list[Wanted]:
-        """The pieces that these tokens consist of."""
+    def chain(self) -> Chain:
+        """For the tokens of one more conversation."""
+        return Chain(self._root, self._block)
+
+    def wanted(self, pieces: Iterable[Piece]) -> list[Wanted]:
+        """These pieces, which begin where there is none before them."""
+        at, found = 0, []
         with self._lock:
-            return [
-                Wanted(number * self._block, piece, piece.key in self._behind.get(piece.parent, ()))
-                for number, piece in enumerate(cut(self._root, tokens, self._block))
-            ]
+            for piece in pieces:
+                found.append(Wanted(at, piece, piece.key in self._behind.get(piece.parent, ())))
+                at += len(piece.tokens)
+        return found
 
     def match_whole(self, tokens: Sequence[int]) -> Match:
         """The longest stored piece, of any length, that these tokens begin with."""
@@ -135,12 +175,6 @@ class Library:
             return Match([], 0, 0)
         length = len(fitting[best]) // len(packed([0]))
         return Match([best], length, length)
-
-    def whole_piece(self, tokens: Sequence[int]) -> list[Wanted]:
-        """These tokens as one piece."""
-        with self._lock:
-            pieces = cut(self._root, tokens, max(len(tokens), 1))
-            return [Wanted(0, piece, piece.key in self._behind.get(self._root, ())) for piece in pieces]
 
     def why_lacking(self, tokens: Sequence[int], known: int) -> Gone | None:
         """What became of the first piece of these tokens that is not there, or of the one that ended at `known`.
@@ -188,7 +222,8 @@ class Library:
             if found is None:
                 return None
             if payload is None:
-                self._lose(found.parent, key, found.size, CORRUPT)
+                # Of another process's files, it is what that one has let go of.
+                self._lose(found.parent, key, found.size, EVICTED if self._disk.borrowed else CORRUPT)
                 return None
             self.read_bytes += len(payload)
             self._hold(key, payload)
@@ -266,12 +301,16 @@ class Library:
         """Overwrite and forget the pieces with these names and all before them that none of others needs; their bytes.
 
         Raises:
+            BlockingIOError: some of it is in files of another process; nothing is erased then.
             OSError: a file cannot be written.
         """
         erased = 0
         with self._lock:
             # Behind comes before in front: what others go on from is whatever still has one behind it then.
-            for key in self._up_from(ends):
+            keys = self._up_from(ends)
+            if isinstance(self._disk, BorrowedSegments):
+                self._disk.erase(keys)
+            for key in keys:
                 if self._behind.get(key):
                     continue
                 parent = self._parent(key)

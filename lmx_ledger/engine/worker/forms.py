@@ -14,7 +14,7 @@ import numpy as np
 from mlx_lm.models import cache as mlx_lm_cache
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
-from lmx_ledger.engine.kv.library import Library, Match, Wanted
+from lmx_ledger.engine.kv.library import Library, Match
 
 _LENGTH: Final = struct.Struct("<I")
 _KEPT_WHOLE: Final = (KVCache, RotatingKVCache, ArraysCache, CacheList)
@@ -45,8 +45,8 @@ class Form(Protocol):
     whole: bool
     """It can only be kept where it is, and must be kept where it will be wanted."""
 
-    def pieces(self, library: Library, tokens: Sequence[int], *, reading: bool) -> list[Wanted]:
-        """What is to be stored of a row that has these tokens; `reading`: it goes on at once."""
+    def kept_of(self, tokens: int, *, reading: bool) -> int:
+        """Of how many of a row's tokens something is to be stored; `reading`: it goes on at once."""
 
     def match(self, library: Library, tokens: Sequence[int]) -> Match:
         """What is stored of their beginning."""
@@ -86,11 +86,9 @@ class Cut:
             f"cut {block} {[(str(kind), *shape) for kind, shape in zip(self._kinds, self._shapes, strict=True)]}"
         )
 
-    def pieces(self, library: Library, tokens: Sequence[int], *, reading: bool) -> list[Wanted]:
-        """All; the last one, which will grow, only of a row that does not go on."""
-        if reading:
-            tokens = tokens[: len(tokens) // self._block * self._block]
-        return library.pieces(tokens)
+    def kept_of(self, tokens: int, *, reading: bool) -> int:
+        """All; the last piece, which will grow, only of a row that does not go on."""
+        return tokens // self._block * self._block if reading else tokens
 
     def match(self, library: Library, tokens: Sequence[int]) -> Match:
         """The longest common beginning."""
@@ -143,10 +141,10 @@ class Whole:
         self._classes = [type(part).__name__ for part in cache]
         self.name = f"whole {self._classes}"
 
-    def pieces(self, library: Library, tokens: Sequence[int], *, reading: bool) -> list[Wanted]:
+    def kept_of(self, tokens: int, *, reading: bool) -> int:
         """All of it, whether it goes on or not: what comes next may begin behind the prompt or behind the answer."""
         del reading
-        return library.whole_piece(tokens)
+        return tokens
 
     def match(self, library: Library, tokens: Sequence[int]) -> Match:
         """The longest one whose tokens are all there."""

@@ -1,5 +1,6 @@
 """One model's KV, kept: what is asked of the library on the step loop, and what is done for it on threads."""
 
+import contextlib
 import queue
 import shutil
 import threading
@@ -8,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from lmx_ledger.engine.kv.chain import LEAST_TOKENS, root_key
+from lmx_ledger.engine.kv.borrowed import BorrowedSegments
+from lmx_ledger.engine.kv.chain import LEAST_TOKENS, Chain, root_key
 from lmx_ledger.engine.kv.library import Gone, Library, Match, Saved, Wanted
 from lmx_ledger.engine.kv.segments import SegmentStore, drop
 from lmx_ledger.engine.protocol import Insert, Kept, Kv, KvOpened
@@ -20,13 +22,14 @@ _LEFT_FREE: Final = 1_000_000_000
 
 
 class Fetched(NamedTuple):
-    """What a row begins with; `gone` tells what became of more."""
+    """What a row begins with; `gone` tells what became of more, `borrowed` whether the files are another process's."""
 
     stream: int
     assembled: Assembled
     ms: float
     read_bytes: int
     gone: Gone | None
+    borrowed: bool
 
 
 class Written(NamedTuple):
@@ -62,14 +65,17 @@ class Keeping:
         """`made_by`: what else its numbers depend on.
 
         Raises:
-            BlockingIOError: another process writes there.
             OSError: the folder cannot be used.
         """
-        self._form, self._block = form, settings.block
-        root = root_key(settings.fingerprint, f"{form.name} {made_by}")
-        folder = Path(settings.folder)
+        self._form, self._block, self._disk_limit = form, settings.block, settings.disk
+        self._root = root = root_key(settings.fingerprint, f"{form.name} {made_by}")
+        self._folder = folder = Path(settings.folder)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        disk = SegmentStore(folder / root.hex(), root, min(settings.disk, _room(folder)), _SEGMENT_BYTES)
+        disk: SegmentStore | BorrowedSegments
+        try:
+            disk = self._own()
+        except BlockingIOError:
+            disk = BorrowedSegments(folder / root.hex(), root)
         others = [other for other in folder.iterdir() if other.is_dir() and other.name != root.hex()]
         self.opened = KvOpened(
             form=root.hex(),
@@ -79,6 +85,7 @@ class Keeping:
             broken_bytes=disk.opened.broken_bytes,
             foreign=disk.opened.foreign,
             dropped_bytes=sum(drop(other) for other in others),
+            borrowed=disk.borrowed,
         )
         self._library = Library(disk, root, settings.block if isinstance(form, Cut) else 0, settings.ram)
         self._deliver = deliver
@@ -113,10 +120,15 @@ class Keeping:
         """The cache of a row that has read that."""
         return self._form.cache(fetched.assembled)
 
-    def keep(self, label: str, tokens: Sequence[int], cache: Sequence[Any], *, reading: bool) -> None:
+    def chain(self) -> Chain:
+        """What a row's pieces are named by, for as long as it lives."""
+        return self._library.chain()
+
+    def keep(self, label: str, chain: Chain, tokens: Sequence[int], cache: Sequence[Any], *, reading: bool) -> None:
         """Keep what is new of a row's cache, which stands for exactly these tokens; `reading`: the row goes on."""
         pieces = []
-        for wanted in self._form.pieces(self._library, tokens, reading=reading):
+        count = self._form.kept_of(len(tokens), reading=reading)
+        for wanted in self._library.wanted(chain.pieces(tokens[:count])):
             at, piece, stored = wanted
             # What was copied for an earlier piece of this row may not be in the library yet: then it is copied again.
             pieces.append((wanted, None if stored else self._form.copy(cache, at, at + len(piece.tokens))))
@@ -148,6 +160,10 @@ class Keeping:
         self._threads[1].join()
         self._library.close()
 
+    def _own(self) -> SegmentStore:
+        folder = self._folder / self._root.hex()
+        return SegmentStore(folder, self._root, min(self._disk_limit, _room(self._folder)), _SEGMENT_BYTES)
+
     # --- on threads --------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
@@ -173,6 +189,10 @@ class Keeping:
 
     def _fetch(self, ask: _Ask) -> None:
         began, read_before = time.monotonic(), self._library.read_bytes
+        if self._library.borrowed:
+            # What cannot be read now is there as it was known.
+            with contextlib.suppress(OSError):
+                self._catch_up()
         match = self._form.match(self._library, ask.tokens)
         if match.tokens < LEAST_TOKENS:
             match = Match([], 0, 0)
@@ -180,7 +200,18 @@ class Keeping:
         self._library.used(match.keys)
         gone = self._library.why_lacking(ask.tokens, max(ask.known, match.tokens))
         ms = (time.monotonic() - began) * 1e3
-        self._deliver(Fetched(ask.stream, assembled, ms, self._library.read_bytes - read_before, gone))
+        read_bytes = self._library.read_bytes - read_before
+        self._deliver(Fetched(ask.stream, assembled, ms, read_bytes, gone, self._library.borrowed))
+
+    def _catch_up(self) -> None:
+        """Have the files if the process that had them is gone, or else know what it has written since."""
+        try:
+            disk = self._own()
+        except BlockingIOError:
+            self._library.look()
+            return
+        self._library.take_over(disk)
+        self._to_save.put((Kept("", 0, b"", 0, on_disk=False), True))
 
     def _save(self) -> None:
         while (one := self._to_save.get()) is not None:

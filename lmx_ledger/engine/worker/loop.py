@@ -255,7 +255,7 @@ class StepLoop:
             if tokens:
                 self._read_piece(row, tokens)
             if self._keeping is not None and self._keeping.due(row.insert, row.read - tokens, row.read):
-                self._keeping.keep(row.insert.label, row.tokens[: row.read], row.cache, reading=True)
+                self._keep(row, row.read, row.cache, reading=True)
             if not row.unread:
                 self._end_reading(row)
         except Exception as error:  # noqa: BLE001 - as in a step
@@ -273,7 +273,7 @@ class StepLoop:
             if other is not row and not other.cache and not other.suspect and other.tokens == row.tokens:
                 other.read_with(row)
         if self._keeping is not None and self._keeping.whole:
-            self._keeping.keep(row.insert.label, row.tokens[: row.read], row.cache, reading=True)
+            self._keep(row, row.read, row.cache, reading=True)
         leaving = self._leaving if self._keeping is not None else None
         group = Group(self._model.module, self._model.vocab, row, leaving)
         del self._reading[row.insert.stream]
@@ -313,8 +313,7 @@ class StepLoop:
             )
         except OSError as error:
             # It is served without.
-            busy = isinstance(error, BlockingIOError)
-            return wire.KvOpened(form="", whole=form.whole, error=str(error), busy=busy)
+            return wire.KvOpened(form="", whole=form.whole, error=str(error))
         return self._keeping.opened
 
     def _begin(self, row: Row) -> None:
@@ -338,12 +337,25 @@ class StepLoop:
         self._reading[fetched.stream] = row
         lost = wire.Lost(*gone) if gone is not None else None
         self._send(
-            wire.Restored(stream=fetched.stream, tokens=tokens, ms=fetched.ms, read_bytes=fetched.read_bytes, lost=lost)
+            wire.Restored(
+                stream=fetched.stream,
+                tokens=tokens,
+                ms=fetched.ms,
+                read_bytes=fetched.read_bytes,
+                lost=lost,
+                borrowed=fetched.borrowed,
+            )
         )
 
     def _leaving(self, row: Row, tokens: int, cache: list[Any]) -> None:
-        if self._keeping is not None and not row.suspect and tokens:
-            self._keeping.keep(row.insert.label, row.tokens[:tokens], cache, reading=False)
+        if not row.suspect and tokens:
+            self._keep(row, tokens, cache, reading=False)
+
+    def _keep(self, row: Row, tokens: int, cache: Sequence[Any], *, reading: bool) -> None:
+        assert self._keeping is not None  # noqa: S101 - whoever calls has seen that KV is kept
+        if row.chain is None:
+            row.chain = self._keeping.chain()
+        self._keeping.keep(row.insert.label, row.chain, row.tokens[:tokens], cache, reading=reading)
 
     def _tell_saved(self, written: Written) -> None:
         assert self._keeping is not None  # noqa: S101 - it did the writing

@@ -9,6 +9,7 @@ import numpy as np
 from mlx import nn
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
+from lmx_ledger.engine.kv.chain import Chain
 from lmx_ledger.engine.protocol import Insert, Logprob
 from lmx_ledger.engine.worker.sampling import Draw, LogitsProcessor, make_processors, read_logprob
 from lmx_ledger.engine.worker.schedule import Mean
@@ -27,6 +28,8 @@ class Row:
         self.eos = frozenset(insert.eos)
         self.read = 0
         self.cache: list[Any] = []
+        # The names of its tokens, where KV is kept.
+        self.chain: Chain | None = None
         # Failed in company since its last token: it is tried alone until it gives one.
         self.suspect = False
         self.failed_alone = 0
