@@ -55,7 +55,7 @@ class Form(Protocol):
         """Some tokens of a row's cache, in memory of their own; on the step loop."""
 
     def assemble(self, match: Match, payload_of: Callable[[bytes], bytes | None], room: int) -> Assembled:
-        """Put together what is still there, with room for so many tokens; on any thread."""
+        """Put together what is still there, with room for so many tokens; on any thread, without computing."""
 
     def cache(self, assembled: Assembled) -> list[Any]:
         """A row's cache that has read that; on the step loop."""
@@ -102,26 +102,36 @@ class Cut:
         return Copied(b"", raw)
 
     def assemble(self, match: Match, payload_of: Callable[[bytes], bytes | None], room: int) -> Assembled:
-        """Each array made at once for all of it, and filled piece by piece."""
-        arrays = [np.zeros((heads, room, size), np.uint8) for heads, size in self._shapes]
-        at = 0
-        for number, key in enumerate(match.keys):
+        """Array by array, each of them put together in memory that is at hand and taken over by MLX as it is."""
+        payloads = []
+        for key in match.keys:
             payload = payload_of(key)
             if payload is None or len(payload) % self._token_bytes:
                 break
-            take = match.tail if number == len(match.keys) - 1 else self._block
-            tokens, start = len(payload) // self._token_bytes, 0
-            for whole, (heads, size) in zip(arrays, self._shapes, strict=True):
-                end = start + heads * tokens * size
-                piece = np.frombuffer(payload, np.uint8)[start:end].reshape(heads, tokens, size)
-                whole[:, at : at + take] = piece[:, :take]
-                start = end
-            at += take
-        return Assembled(at, arrays)
+            payloads.append(np.frombuffer(payload, np.uint8))
+        if not payloads:
+            return Assembled(0, [])
+        takes = [self._block] * len(payloads)
+        if len(payloads) == len(match.keys):
+            takes[-1] = match.tail
+        arrays, before = [], 0
+        scratch = np.zeros(max(heads * room * size for heads, size in self._shapes), np.uint8)
+        for heads, size in self._shapes:
+            whole = scratch[: heads * room * size].reshape(heads, room, size)
+            at = 0
+            for piece, take in zip(payloads, takes, strict=True):
+                tokens = len(piece) // self._token_bytes
+                start, end = before * tokens, (before + heads * size) * tokens
+                whole[:, at : at + take] = piece[start:end].reshape(heads, tokens, size)[:, :take]
+                at += take
+            # No computation, and so no stream of the step loop's: only what is made of it there is.
+            arrays.append(mx.array(whole))
+            before += heads * size
+        return Assembled(sum(takes), arrays)
 
     def cache(self, assembled: Assembled) -> list[Any]:
-        """One copy, into memory of MLX's."""
-        arrays = [mx.array(part).view(kind)[None] for part, kind in zip(assembled.data, self._kinds, strict=True)]
+        """What was put together, seen as what it is."""
+        arrays = [part.view(kind)[None] for part, kind in zip(assembled.data, self._kinds, strict=True)]
         mx.eval(arrays)
         cache = []
         for keys, values in zip(arrays[::2], arrays[1::2], strict=True):
