@@ -12,7 +12,8 @@ _LONGEST_LINE: Final = 2**22
 class Heard(NamedTuple):
     """What came of one streamed request: when it began, when text came, the text, and the tokens that `usage` tells.
 
-    `error` is the server's own, or why the connection ended; None when all went well.
+    `cached` of the prompt's were not computed. `error` is the server's own, or why the connection ended; None when all
+    went well.
     """
 
     began: float
@@ -20,6 +21,7 @@ class Heard(NamedTuple):
     text: str
     tokens: int
     error: str | None
+    cached: int
 
     @property
     def first_s(self) -> float:
@@ -45,7 +47,7 @@ async def ask(
     """Send it and listen to the end; `arrived` gets the times while they come, for whoever does not wait so long."""
     began = time.perf_counter()
     arrived = [] if arrived is None else arrived
-    text, tokens, error = [], 0, None
+    text, tokens, cached, error = [], 0, 0, None
     try:
         async for frame in _frames(port, path, body):
             now = time.perf_counter()
@@ -57,9 +59,10 @@ async def ask(
                     text.append(piece)
             if usage := frame.get("usage"):
                 tokens = usage["completion_tokens"]
+                cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
     except (OSError, asyncio.IncompleteReadError, ValueError) as broken:
         error = f"{type(broken).__name__}: {broken}"
-    return Heard(began, arrived, "".join(text), tokens, error)
+    return Heard(began, arrived, "".join(text), tokens, error, cached)
 
 
 async def _frames(port: int, path: str, body: dict[str, Any]) -> Any:

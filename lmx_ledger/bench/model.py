@@ -16,6 +16,8 @@ HEADS: Final = 4
 KV_HEADS: Final = 2
 INTERMEDIATE: Final = 704
 CONTEXT: Final = 32_768
+KV_BYTES_OF_LAYER: Final = 2 * KV_HEADS * HIDDEN // HEADS * 4
+"""One layer's keys and values of one token."""
 _NEVER: Final = "<|never|>"
 """The token that would end an answer: it is so unlikely that none ends before it has its length."""
 

@@ -9,12 +9,14 @@ from typing import Any, Final
 
 from lmx_ledger.bench.clients import Heard, ask, completion
 from lmx_ledger.bench.measure import Figure, quantile
-from lmx_ledger.bench.model import words
+from lmx_ledger.bench.model import KV_BYTES_OF_LAYER, words
 from lmx_ledger.bench.servers import Daemon, Raw, running
 from lmx_ledger.bench.sizes import Sizes
 
 _NEW: Final = 32
 """Tokens of the next turn."""
+_OWN: Final = 64
+"""Tokens of a conversation that has only its beginning in common with others."""
 _WAIT_S: Final = 60.0
 
 
@@ -57,6 +59,29 @@ def reuse(raw: Raw, folder: Path, model: Path, sizes: Sizes) -> Iterator[Figure]
             yield Figure(f"{name}: first token / warm in process", own / warm, "x", bound, "lower", told)
 
 
+def sharing(folder: Path, model: Path, sizes: Sizes) -> Figure:
+    """What conversations that begin alike take on disk, beside what they would with that beginning stored once.
+
+    Raises:
+        OSError: the daemon did not keep what it had computed.
+    """
+    rng = random.Random(8)  # noqa: S311 - a load, not a secret
+    shared = words(rng, sizes.shared)
+    daemon = Daemon(folder / "home-sharing", model)
+    with running(daemon):
+        daemon.first_token_s()
+        before = daemon.kv_bytes()
+        for _ in range(sizes.sharing):
+            _ask(daemon, [*shared, *words(rng, _OWN)])
+        _await_saved(daemon, sizes.shared + _OWN, sizes.sharing)
+        taken = daemon.kv_bytes() - before
+    tokens = sizes.shared + sizes.sharing * (_OWN + 1)
+    alone = sizes.sharing * (sizes.shared + _OWN + 1)
+    told = f"{taken / 1e6:,.1f} MB; {tokens:,} tokens where each for itself would be {alone:,}"
+    name = f"{sizes.sharing} conversations with {sizes.shared:,} tokens in common: disk / stored once"
+    return Figure(name, taken / (tokens * KV_BYTES_OF_LAYER * sizes.layers), "x", 1.05, "lower", told)
+
+
 def _ask(daemon: Daemon, prompt: list[int]) -> Heard:
     heard = asyncio.run(ask(daemon.port, completion(prompt, 1)))
     if heard.error:
@@ -64,9 +89,9 @@ def _ask(daemon: Daemon, prompt: list[int]) -> Heard:
     return heard
 
 
-def _await_saved(daemon: Daemon, tokens: int) -> None:
+def _await_saved(daemon: Daemon, tokens: int, times: int = 1) -> None:
     began = time.perf_counter()
-    while not any(event["data"]["tokens"] >= tokens for event in _events(daemon, "kv.saved")):
+    while sum(event["data"]["tokens"] >= tokens for event in _events(daemon, "kv.saved")) < times:
         if time.perf_counter() - began > _WAIT_S:
             raise OSError(f"the KV of {tokens} tokens was not saved within {_WAIT_S:.0f} s")
         time.sleep(0.05)

@@ -70,14 +70,13 @@ class Server:
 class Daemon(Server):
     """Ours: the default configuration, the ledger on, and the model in question."""
 
-    def __init__(self, home: Path, model: Path, engine: str = "") -> None:
-        """`engine` goes into the configuration's `[engine]`."""
+    def __init__(self, home: Path, model: Path, more: str = "") -> None:
+        """`more` stands in the configuration, in front of the model."""
         home.mkdir(exist_ok=True)
+        self._home = home
         port = free_port()
         file = home / "config.toml"
-        file.write_text(
-            f'[server]\nport = {port}\n[engine]\n{engine}\n[[models]]\nid = "bench"\npath = {json.dumps(str(model))}\n'
-        )
+        file.write_text(f'[server]\nport = {port}\n{more}\n[[models]]\nid = "bench"\npath = {json.dumps(str(model))}\n')
         command = [sys.executable, "-m", "lmx_ledger.cli", "serve", "start", "--foreground", "--config", str(file)]
         super().__init__([*command, "--home", str(home)], port, home / "bench.log", {"LMX_HOME": str(home)})
 
@@ -88,6 +87,15 @@ class Daemon(Server):
     def used_bytes(self) -> int:
         """What the worker's allocator holds, as it said last."""
         return int(self.get("/lmx/status")["memory"]["used_bytes"])
+
+    def kv_bytes(self) -> int:
+        """What is kept of KV takes on disk."""
+        taken = 0
+        for path in (self._home / "kv").rglob("*.kv"):
+            # It may have been given back meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                taken += path.stat().st_size
+        return taken
 
     def worker_pid(self) -> int:
         """The process that has the model."""

@@ -12,7 +12,8 @@ class Sizes(NamedTuple):
 
     `decoding`: of an answer that must not end by itself. `frontier`: how many settings are compared. `every_s` lies
     between two kills; `settle_s` is how long streams run before they are disturbed. `histories` are lengths of
-    conversations, of which `turns` next turns are timed.
+    conversations, of which `turns` next turns are timed. `minutes` is how long agents are at work, and `room` the
+    tokens whose KV is kept of what they say; `sharing` conversations begin with the same `shared` tokens.
     """
 
     rounds: int = 3
@@ -28,6 +29,10 @@ class Sizes(NamedTuple):
     layers: int = 6
     histories: tuple[int, ...] = (2_048, 4_096, 8_192, 16_384)
     turns: int = 5
+    minutes: int = 480
+    room: int = 32_768
+    sharing: int = 50
+    shared: int = 4_096
 
 
 QUICK: Final = Sizes(
@@ -44,4 +49,8 @@ QUICK: Final = Sizes(
     layers=1,
     histories=(300,),
     turns=1,
+    minutes=8,
+    room=16_384,
+    sharing=4,
+    shared=512,
 )

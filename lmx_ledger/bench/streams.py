@@ -95,7 +95,7 @@ def interference(raw: Raw, ours: Daemon, sizes: Sizes) -> Iterator[Figure]:
 def frontier(raw: Raw, folder: Path, model: Path, sizes: Sizes) -> Iterator[Figure]:
     """The same with shorter and longer pieces of the prompt: a daemon of its own for each."""
     for gap in _LENGTHS_OF_PIECES[: sizes.frontier]:
-        daemon = Daemon(folder / f"home-{gap}", model, f"prefill_gap = {gap}")
+        daemon = Daemon(folder / f"home-{gap}", model, f"[engine]\nprefill_gap = {gap}")
         with running(daemon):
             daemon.first_token_s()
             worst, longer = _interfered(raw, daemon, sizes, 0)

@@ -52,6 +52,7 @@ def ledger(
     from lmx_ledger.bench import ledger as ledger_bench  # noqa: PLC0415 - half a second that help does without
 
     folder = _folder(home, url, api_key)
+    _must_be_writable(out)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
@@ -59,12 +60,12 @@ def ledger(
     except (OSError, sqlite3.Error) as error:
         raise Failure(f"the disk of {folder} could not be measured: {error}") from None
     told = report(f"lmx bench ledger --events {events}", figures)
-    if out is not None:
-        out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     if as_json:
         print_json(told)
     else:
         show(figures)
+    if out is not None:
+        out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 @group.command("engine", epilog="Example: lmx bench engine --rounds 3")
@@ -73,6 +74,10 @@ def engine(
     kills: Annotated[
         int, typer.Option("--kills", metavar="N", min=0, help="Kills of the worker, five seconds apart.")
     ] = 5,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="PARTS", help="Of throughput, gaps, frontier, reuse, agents, leaving, kills."),
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A tiny model and few tokens: whether it runs, not how fast.")
     ] = False,
@@ -93,25 +98,43 @@ def engine(
     from lmx_ledger.bench.sizes import QUICK, Sizes  # noqa: PLC0415 - as above
 
     folder = _folder(home, url, api_key)
+    _must_be_writable(out)
     sizes = QUICK if quick else Sizes(rounds=rounds, kills=kills)
+    try:
+        parts = [engine_bench.Part(name.strip()) for name in only.split(",")] if only else list(engine_bench.Part)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{error}; it is some of {', '.join(engine_bench.Part)}", param_hint="--only"
+        ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
-            figures = engine_bench.measure(Path(place), sizes, say=note)
+            figures = engine_bench.measure(Path(place), sizes, say=note, only=parts)
     except OSError as error:
         raise Failure(f"the engine could not be measured: {error}") from None
-    told = report(f"lmx bench engine --rounds {rounds} --kills {kills}", figures)
-    if out is not None:
-        out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    told = report(f"lmx bench engine --rounds {rounds} --kills {kills}{f' --only {only}' if only else ''}", figures)
     if as_json:
         print_json(told)
     else:
         show(figures)
+    if out is not None:
+        out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _folder(home: Path | None, url: str | None, api_key: str | None) -> Path:
     Connection(url, api_key).must_be_local("what is measured is the machine")
     return home_folder(home)
+
+
+def _must_be_writable(out: Path | None) -> None:
+    """Before half an hour is spent on what then has nowhere to go."""
+    if out is None:
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise Failure(f"{out} cannot be written: {error.strerror}") from None
 
 
 def report(command: str, figures: list[Figure]) -> dict[str, object]:

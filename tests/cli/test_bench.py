@@ -7,7 +7,7 @@ from tests.cli.parts import lmx
 
 
 def test_the_ledger_is_measured_and_nothing_stays_behind(tmp_path: Path) -> None:
-    out = tmp_path / "figures.json"
+    out = tmp_path / "a folder" / "figures.json"
     done = lmx("bench", "ledger", "--events", "10000", "--json", "--out", str(out), home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -35,6 +35,21 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert "could not be measured" in done.stderr
 
 
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = lmx("bench", "engine", "--out", str(tmp_path / "file" / "figures.json"), home=tmp_path / "home")
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert "streams" not in done.stderr
+
+
+def test_a_part_that_there_is_not_is_named_with_those_there_are(tmp_path: Path) -> None:
+    done = lmx("bench", "engine", "--only", "reuse,speed", home=tmp_path / "home")
+    assert done.returncode == 2
+    assert "'speed'" in done.stderr
+    assert "agents" in done.stderr
+
+
 def test_the_engine_is_measured_beside_its_peers(tmp_path: Path) -> None:
     done = lmx("bench", "engine", "--quick", "--json", home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
@@ -48,6 +63,9 @@ def test_the_engine_is_measured_beside_its_peers(tmp_path: Path) -> None:
         "start to first token / mlx_lm.server",
         "memory at rest / mlx_lm.server",
     } <= figures.keys()
+    assert figures["4 conversations with 512 tokens in common: disk / stored once"]["met"]
+    assert figures["a day of agents: reused / by a cache that knows the future"]["met"]
+    assert figures["a day of agents: most KV on disk / bound"]["met"]
     # A worker that has nothing to do any more when its client goes is still at once.
     may_be_none = ("client gone", "pause at a kill beyond")
     assert all(figure["value"] > 0 for name, figure in figures.items() if not name.startswith(may_be_none))

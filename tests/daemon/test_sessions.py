@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from lmx_ledger.cli.main import lmx
 from tests.conftest import RunningDaemon
+from tests.engine.shapes import write_shape
 from tests.models import write_test_model
 
 Start = Callable[[str], RunningDaemon]
@@ -74,13 +76,18 @@ def reconfigured(running: RunningDaemon, old: str, new: str) -> None:
     running.restart()
 
 
+@pytest.mark.parametrize("kind", [None, "sliding window", "gated delta"])
 def test_a_conversation_computes_only_what_is_new_and_goes_on_behind_a_restart(
-    start_daemon: Start, config: str
+    start_daemon: Start, config: str, random_model: Path, tmp_path: Path, kind: str | None
 ) -> None:
+    if kind is not None:
+        model = write_shape(tmp_path / "model", kind)
+        shutil.copy(random_model / "tokenizer_config.json", model)
+        config = config.replace(str(random_model), str(model))
     running = start_daemon(config)
     plain = start_daemon(config.replace("[kv]", "[kv]\nram = 0"))
     texts = [LONG]
-    for turn in range(4):
+    for turn in range(3):
         if turn == 2:
             running.stop()
             running.restart()
@@ -97,7 +104,7 @@ def test_a_conversation_computes_only_what_is_new_and_goes_on_behind_a_restart(
             assert event["type"] == "kv.hit"
             assert response.headers["X-LMX-Cache"] == "hit"
             assert response.headers["X-LMX-Session"] == session
-            assert cached(response) == event["data"]["reused_tokens"] > 600
+            assert cached(response) == event["data"]["reused_tokens"] > 590
         assert saved(running, response)["on_disk"]
         texts += [answer, f"Go on, for the time {turn}."]
     running.stop()

@@ -243,7 +243,7 @@ async def test_what_a_killed_worker_said_to_be_saved_is_there(
 ) -> None:
     rng = np.random.default_rng(0)
     history, told_saved = prompt(1, 120), 0
-    for _ in range(5):
+    for _ in range(3):
         worker = await Worker.start("builtin")
         saves: list[wire.Saved] = []
         worker.on_saved = saves.append

@@ -158,10 +158,10 @@ class Library:
     def wanted(self, pieces: Iterable[Piece]) -> list[Wanted]:
         """These pieces, which begin where there is none before them."""
         at, found = 0, []
-        with self._lock:
-            for piece in pieces:
-                found.append(Wanted(at, piece, piece.key in self._behind.get(piece.parent, ())))
-                at += len(piece.tokens)
+        # Without the lock, which is held while files are written: the step loop asks. `keep` looks again.
+        for piece in pieces:
+            found.append(Wanted(at, piece, piece.key in self._behind.get(piece.parent, ())))
+            at += len(piece.tokens)
         return found
 
     def match_whole(self, tokens: Sequence[int]) -> Match:

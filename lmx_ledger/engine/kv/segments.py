@@ -11,6 +11,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from lmx_ledger.engine.kv.records import (
     FILE_BYTES,
@@ -24,6 +25,10 @@ from lmx_ledger.engine.kv.records import (
     records,
     verified,
 )
+
+_FILES: Final = 16
+_SPARSE: Final = 0.75
+"""A file of which less than this is alive is written anew before anything is let go of: at most three bytes for one."""
 
 
 class SegmentStore:
@@ -40,8 +45,10 @@ class SegmentStore:
 
     def __init__(self, folder: Path, root: bytes, limit: int, segment_bytes: int) -> None:
         self._folder, self._root = folder, root
-        # A file is given back as a whole: it must be a small part of all there may be.
-        self._limit, self._segment_bytes = limit, min(segment_bytes, limit // 8)
+        # A file is given back as a whole: it must be a small part of all there may be. One file's worth is left free,
+        # for what is alive in another one.
+        self._segment_bytes = min(segment_bytes, limit // _FILES)
+        self._limit = limit - self._segment_bytes
         self._pieces: OrderedDict[bytes, Found] = OrderedDict()
         self._lengths: dict[int, int] = {}
         self._live: dict[int, int] = {}
@@ -156,7 +163,7 @@ class SegmentStore:
 
     def _may_compact(self, number: int) -> bool:
         live = self._live[number]
-        return live * 2 < self._lengths[number] and self.used_bytes + live + FILE_BYTES <= self._limit
+        return live < _SPARSE * self._lengths[number] and live + FILE_BYTES <= self._segment_bytes
 
     def _compact(self, number: int) -> None:
         """Write what is alive in a file behind the others, and delete it; nothing is older or younger for that."""

@@ -16,7 +16,7 @@ from lmx_ledger.engine.kv.segments import SegmentStore, drop
 from lmx_ledger.engine.protocol import Insert, Kept, Kv, KvOpened
 from lmx_ledger.engine.worker.forms import Assembled, Copied, Cut, Form
 
-_SEGMENT_BYTES: Final = 64_000_000
+_SEGMENT_BYTES: Final = 32_000_000
 _LEFT_FREE: Final = 1_000_000_000
 """Bytes of the disk that are left to others when the bound is set."""
 
