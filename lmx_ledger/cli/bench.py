@@ -154,7 +154,7 @@ def report(command: str, figures: list[Figure]) -> dict[str, object]:
 def show(figures: list[Figure]) -> None:
     """What a person reads: a table, and below it what the figures are to be read by."""
     drawn = Table(box=None, pad_edge=False, header_style="dim")
-    drawn.add_column("measured", no_wrap=True)
+    drawn.add_column("measured", overflow="fold")
     drawn.add_column("", justify="right", no_wrap=True)
     drawn.add_column("asked", justify="right", no_wrap=True)
     for figure in figures:

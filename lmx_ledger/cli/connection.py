@@ -102,6 +102,19 @@ class Connection:
             self._check(response)
             return self._json(response)
 
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The JSON of a POST that succeeded.
+
+        Raises:
+            NoDaemon: nobody listens there.
+            Refused: the answer is an error.
+            Failure: no answer in time, or none of an LMX daemon.
+        """
+        with self._explained(), self._client() as client:
+            response = client.post(path, json=body)
+            self._check(response)
+            return self._json(response)
+
     def delete(self, path: str) -> Any:
         """The JSON of a DELETE that succeeded.
 

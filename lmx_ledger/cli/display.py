@@ -12,7 +12,7 @@ from rich.text import Text
 SEVERITY_STYLE: Final = {"debug": "dim", "info": "", "warning": "yellow", "error": "red", "critical": "bold red"}
 STATE_STYLE: Final = {
     **dict.fromkeys(("ok", "resident", "running"), "green"),
-    **dict.fromkeys(("warn", "loading", "starting", "draining"), "yellow"),
+    **dict.fromkeys(("warn", "loading", "starting", "draining", "partly_paged", "paged"), "yellow"),
     **dict.fromkeys(("fail", "failed", "unavailable"), "red"),
 }
 

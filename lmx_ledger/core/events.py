@@ -313,6 +313,57 @@ class ModelUnloaded(EventData, frozen=True, kw_only=True):
     reason: str
 
 
+# --- paging ---------------------------------------------------------------------------------------------------------
+
+
+@_event("paging.planned", durable=True)
+class PagingPlanned(EventData, frozen=True, kw_only=True):
+    """Weights of `victims` (models) are to go until `need_bytes` are free (0: all of them). `asked`: by an operator."""
+
+    need_bytes: int
+    victims: list[str]
+    reason: str
+
+
+@_event("paging.out_started", durable=True)
+class PagingOutStarted(EventData, frozen=True, kw_only=True):
+    """The worker is told to let go; `resident_bytes` are in memory."""
+
+    resident_bytes: int
+
+
+@_event("paging.out_finished")
+class PagingOutFinished(EventData, frozen=True, kw_only=True):
+    """So many layers and bytes of weights are on disk only, `written_bytes` of them because no file had them.
+
+    `resident_bytes` are in memory still. With `error` nothing, or not all of it, has gone.
+    """
+
+    bytes: int
+    ms: float
+    layers: int
+    written_bytes: int = 0
+    resident_bytes: int | None = None
+    error: str | None = None
+
+
+@_event("paging.in_started", durable=True)
+class PagingInStarted(EventData, frozen=True, kw_only=True):
+    """A request wants a model of which so many bytes are out."""
+
+    bytes: int
+
+
+@_event("paging.in_finished")
+class PagingInFinished(EventData, frozen=True, kw_only=True):
+    """All weights are in memory; with `error` they could not be read, and the worker is replaced."""
+
+    bytes: int
+    ms: float
+    layers: int
+    error: str | None = None
+
+
 # --- requests -------------------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,11 @@ EXAMPLES: Final[tuple[EventData, ...]] = (
         path="/Users/ada/.lmx/models/mlx-community/qwen3-8b", error="model-00002-of-00002.safetensors is missing"
     ),
     ev.ModelUnloaded(reason="stop"),
+    ev.PagingPlanned(need_bytes=2_000_000_000, victims=["deepseek-r1-8b"], reason="asked"),
+    ev.PagingOutStarted(resident_bytes=4_610_000_000),
+    ev.PagingOutFinished(bytes=2_180_000_000, ms=62.4, layers=17, written_bytes=0, resident_bytes=2_430_000_000),
+    ev.PagingInStarted(bytes=2_180_000_000),
+    ev.PagingInFinished(bytes=2_180_000_000, ms=612.8, layers=17),
     ev.RequestReceived(
         route="/v1/chat/completions",
         stream=True,

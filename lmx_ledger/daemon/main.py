@@ -20,6 +20,7 @@ from lmx_ledger.core.settings import Settings
 from lmx_ledger.daemon import runfile
 from lmx_ledger.daemon.banner import banner
 from lmx_ledger.daemon.on_request import OnRequest
+from lmx_ledger.daemon.paging import Pager
 from lmx_ledger.daemon.projector import Projector
 from lmx_ledger.daemon.reread import Rereader
 from lmx_ledger.daemon.retention import Keeper
@@ -191,12 +192,14 @@ class Daemon:
         self._supervisor = Supervisor(keepers, standby)
         await self._remember_sessions(serving, reader)
         serving.shelf = OnRequest(serving, self._supervisor, ledger, self.settings, self)
+        pager = serving.pages = Pager(ledger)
         context = Context(
             serving=serving,
             ledger=ledger,
             reader=reader,
             settings=self.settings,
             daemon=self,
+            paging=pager,
             boot=self._boot,
             started_s=utc_us() // 1_000_000,
         )
@@ -218,6 +221,7 @@ class Daemon:
             rereading.cancel()
             keeping.cancel()
             verifying.cancel()
+            await pager.stop()
             await self._supervisor.stop()
             closing.set()
             await http

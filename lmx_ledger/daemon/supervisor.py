@@ -127,6 +127,7 @@ class ModelKeeper:
                 prefill_gap=engine.prefill_gap,
                 timeout_s=engine.load_timeout,
                 kv=self._kept.settings(worker, weights),
+                derived=self._derived(worker, weights),
             )
         except LoadTimedOut as error:
             # It would take as long again, and its reason is not the signal that ended it.
@@ -179,6 +180,11 @@ class ModelKeeper:
             model.serve(worker)
         else:
             await asyncio.shield(worker.exited)
+
+    def _derived(self, worker: Worker, weights: str) -> str:
+        """Where weights are written that the files do not have as they are used: by whom also says by which code."""
+        assert worker.hello is not None  # noqa: S101 - a worker is had behind its hello
+        return str(self._config.home / "derived" / weights / f"mlx-lm-{worker.hello.mlx_lm}")
 
     def _note_start(self, worker: Worker, ms: float, cause: ev.Cause) -> None:
         hello = worker.hello

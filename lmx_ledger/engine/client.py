@@ -111,7 +111,14 @@ class Worker:
         return elapsed_ms(self.started_ns)
 
     async def load(
-        self, path: str, *, prefill_step: int, prefill_gap: float, timeout_s: float, kv: wire.Kv | None = None
+        self,
+        path: str,
+        *,
+        prefill_step: int,
+        prefill_gap: float,
+        timeout_s: float,
+        kv: wire.Kv | None = None,
+        derived: str | None = None,
     ) -> wire.Loaded:
         """Read a model's folder; see `protocol.Load`.
 
@@ -120,7 +127,7 @@ class Worker:
             EngineError: it cannot be served.
         """
         self._load = asyncio.get_running_loop().create_future()
-        self._send(wire.Load(path=path, prefill_step=prefill_step, prefill_gap=prefill_gap, kv=kv))
+        self._send(wire.Load(path=path, prefill_step=prefill_step, prefill_gap=prefill_gap, kv=kv, derived=derived))
         try:
             answer = await asyncio.wait_for(asyncio.shield(self._load), timeout_s)
         except TimeoutError:
@@ -213,6 +220,31 @@ class Worker:
             raise EngineError(answer.error)
         return answer.bytes
 
+    async def page_out(self, need: int = 0) -> wire.Paged:
+        """Let go of layers until so many bytes are free (0: of all); not while it has streams.
+
+        Raises:
+            WorkerDied: the process ended before it answered.
+            EngineError: it has streams, or what had to be written could not be.
+        """
+        return await self._paged(lambda call: wire.PageOut(call=call, bytes=need))
+
+    async def page_in(self) -> wire.Paged:
+        """Read every layer that is out.
+
+        Raises:
+            WorkerDied: the process ended before it answered.
+            EngineError: a file cannot be read; what was out is, but for what came back until then.
+        """
+        return await self._paged(lambda call: wire.PageIn(call=call))
+
+    async def _paged(self, command: Callable[[int], wire.Command]) -> wire.Paged:
+        answer = await self._call(command)
+        assert isinstance(answer, wire.Paged)  # noqa: S101 - the protocol's promise
+        if answer.error is not None:
+            raise EngineError(answer.error)
+        return answer
+
     async def _call(self, command: Callable[[int], wire.Command]) -> wire.Answer:
         if self.exited.done():
             raise WorkerDied(describe(self.exited.result()))
@@ -281,7 +313,7 @@ class Worker:
             case wire.Saved():
                 if self.on_saved is not None:
                     self.on_saved(report)
-            case wire.ToolParsed() | wire.KvMeasured() | wire.KvErased():
+            case wire.ToolParsed() | wire.KvMeasured() | wire.KvErased() | wire.Paged():
                 answer = self._calls.pop(report.call)
                 if not answer.done():
                     answer.set_result(report)

@@ -50,13 +50,15 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     """Read the model in this folder; answered by `Loaded` or `LoadFailed`.
 
     `prefill_step`: most prompt tokens read at once; fewer while others decode, so that they wait at most `prefill_gap`
-    of their own steps. `kv`: None where nothing is to be kept.
+    of their own steps. `kv`: None where nothing is to be kept. `derived`: the folder for weights that are not in the
+    files as they are used, when they are paged out.
     """
 
     path: str
     prefill_step: int
     prefill_gap: float
     kv: Kv | None = None
+    derived: str | None = None
 
 
 class Insert(msgspec.Struct, frozen=True, tag="insert"):
@@ -107,11 +109,24 @@ class EraseKv(msgspec.Struct, frozen=True, tag="erase_kv"):
     ends: list[bytes]
 
 
+class PageOut(msgspec.Struct, frozen=True, tag="page_out"):
+    """Let go of layers until so many bytes are free (0: of all); answered by `Paged`. Not while there are streams."""
+
+    call: int
+    bytes: int = 0
+
+
+class PageIn(msgspec.Struct, frozen=True, tag="page_in"):
+    """Read every layer that is out, commands being heard between any two; answered by `Paged`."""
+
+    call: int
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Leave at once, with exit status 0."""
 
 
-Command: TypeAlias = Load | Insert | Cancel | ParseTool | MeasureKv | EraseKv | Shutdown
+Command: TypeAlias = Load | Insert | Cancel | ParseTool | MeasureKv | EraseKv | PageOut | PageIn | Shutdown
 
 
 # --- worker -> daemon -----------------------------------------------------------------------------------------------
@@ -273,6 +288,22 @@ class KvErased(msgspec.Struct, frozen=True, tag="kv_erased"):
     error: str | None = None
 
 
+class Paged(msgspec.Struct, frozen=True, tag="paged"):
+    """So many layers and bytes went out or came in, and what is in memory and out now; or why not all of them.
+
+    `written_bytes` of them had to be written, for no file has them as they are used.
+    """
+
+    call: int
+    layers: int
+    bytes: int
+    written_bytes: int
+    ms: float
+    resident_bytes: int
+    layers_out: int
+    error: str | None = None
+
+
 class Step(msgspec.Struct, frozen=True, tag="step"):
     """What one step gave: this step's token of every stream, and the progress of prompts being read."""
 
@@ -311,7 +342,7 @@ class ToolParsed(msgspec.Struct, frozen=True, tag="tool_parsed"):
     error: str | None
 
 
-Answer: TypeAlias = ToolParsed | KvMeasured | KvErased
+Answer: TypeAlias = ToolParsed | KvMeasured | KvErased | Paged
 Report: TypeAlias = Hello | Loaded | LoadFailed | Restored | Saved | Step | Refused | Recovered | Failed | Answer
 
 _encoder: Final = msgspec.msgpack.Encoder()

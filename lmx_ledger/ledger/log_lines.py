@@ -30,6 +30,11 @@ TEMPLATES: Final[dict[str, str]] = {
     "model.loaded": "Loaded {model} ({weights_bytes:bytes}, {architecture}, context {context}) in {ms:ms}.",
     "model.load_failed": "Loading {model} failed: {error}",
     "model.unloaded": "Unloaded {model} ({reason}).",
+    "paging.planned": "Paging planned: {need_bytes:bytes} from {victims} ({reason}).",
+    "paging.out_started": "Paging {model} weights out ({resident_bytes:bytes} in memory)...",
+    "paging.out_finished": "Paging {model} weights to NVMe ({bytes_per_s:bytes}/s)...",
+    "paging.in_started": "Paging {model} weights in ({bytes:bytes})...",
+    "paging.in_finished": "Paged {model} weights in: {layers} layers, {bytes:bytes} in {ms:ms} (error: {error}).",
     "request.received": "{request} received on {route} (messages: {messages}, characters: {chars}).",
     "request.queued": "{request} queued at position {position} behind {running} running.",
     "request.admitted": "{request} admitted to {model}: {prompt_tokens} prompt tokens, at most {max_tokens} more.",
@@ -86,6 +91,9 @@ class _Fields(Mapping[str, Any]):
         self._recorded = recorded
 
     def __getitem__(self, key: str) -> Any:
+        data = self._recorded.data
+        if key == "bytes_per_s":
+            return data["bytes"] / data["ms"] * 1e3 if data["ms"] else None
         return self._recorded.data[key] if key in self._recorded.data else getattr(self._recorded, key, None)
 
     def __iter__(self) -> Any:

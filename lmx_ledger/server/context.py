@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from lmx_ledger.core import events as ev
 from lmx_ledger.core.config import Config
 from lmx_ledger.core.settings import Settings
+from lmx_ledger.engine.protocol import Paged
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
+from lmx_ledger.serving.models import ServedModel
 from lmx_ledger.serving.service import Serving
 
 
@@ -30,6 +33,17 @@ class DaemonState(Protocol):
         """What the workers hold of it."""
 
 
+class Paging(Protocol):
+    """Weights that go on an operator's order."""
+
+    async def page_out(self, model: ServedModel, need: int, reason: str, cause: ev.Cause) -> Paged:
+        """Let go of layers until so many bytes are free (0: of all).
+
+        Raises:
+            Conflict: it has work, or no weights in memory, or what had to be written could not be.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """Handed to each blueprint."""
@@ -39,6 +53,7 @@ class Context:
     reader: Reader
     settings: Settings
     daemon: DaemonState
+    paging: Paging
     boot: str
     started_s: int
 

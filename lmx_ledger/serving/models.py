@@ -4,7 +4,7 @@ import asyncio
 import enum
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Final
 
 from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.errors import ModelNotFound, ModelUnavailable
@@ -23,7 +23,13 @@ class ModelState(enum.Enum):
     UNLOADED = "unloaded"
     LOADING = "loading"
     RESIDENT = "resident"
+    PARTLY_PAGED = "partly_paged"
+    PAGED = "paged"
     FAILED = "failed"
+
+
+PAGED: Final = frozenset({ModelState.PARTLY_PAGED, ModelState.PAGED})
+"""Its worker runs, and lacks weights: whoever asks has them brought back."""
 
 
 class ServedModel:
@@ -43,6 +49,7 @@ class ServedModel:
         self.vocab = 0
         self.context = 0
         self.weights_bytes = 0
+        self._paged_bytes = 0
         self.last_used_us: int | None = None
         self.loaded_seq: int | None = None
         self.failed_seq: int | None = None
@@ -68,6 +75,19 @@ class ServedModel:
         if self.kv is None or self.worker is None or self.text is None:
             return None
         return Place(self.fingerprint, self.kv.form, self.text.template_hash, self.worker.pid)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of its weights, what is in memory."""
+        if self.state in PAGED:
+            return self.weights_bytes - self._paged_bytes
+        return self.weights_bytes if self.state is ModelState.RESIDENT else 0
+
+    def paged(self, resident_bytes: int) -> None:
+        """Only so much of its weights is in memory, or will be: nobody is admitted until they are back."""
+        self.queue.close()
+        self._paged_bytes = self.weights_bytes - resident_bytes
+        self.state = ModelState.PARTLY_PAGED if resident_bytes else ModelState.PAGED
 
     def unavailable(self, retry_after_s: int) -> ModelUnavailable:
         """The refusal while it has failed."""
@@ -119,7 +139,7 @@ class ServedModel:
             "failure": self.failure,
             "architecture": self.text.architecture if self.text else None,
             "weights_bytes": self.weights_bytes,
-            "resident_bytes": self.weights_bytes if self.state is ModelState.RESIDENT else 0,
+            "resident_bytes": self.resident_bytes,
             "in_flight": self.in_flight,
             "waiting": self.queue.waiting,
             "last_used": rfc3339(self.last_used_us) if self.last_used_us else None,
@@ -171,7 +191,7 @@ class ModelTable:
     def readiness(self) -> tuple[str, str]:
         """The contract's status word for `/readyz` and the reason."""
         models = self.all()
-        if any(model.state is ModelState.RESIDENT for model in models):
+        if any(model.state in {ModelState.RESIDENT, *PAGED} for model in models):
             return "ok", ""
         if any(model.state in {ModelState.LOADING, ModelState.UNLOADED} for model in models):
             return "loading", "loading " + ", ".join(m.id for m in models if m.state is ModelState.LOADING)

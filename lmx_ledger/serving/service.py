@@ -10,7 +10,7 @@ from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.errors import Draining, InvalidRequest, ModelNotFound, QueueFull
 from lmx_ledger.core.settings import Settings
 from lmx_ledger.serving.answer import Accepted, Answer, Recorder
-from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
+from lmx_ledger.serving.models import PAGED, ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.prompt import prepare, shape_of
 from lmx_ledger.serving.rates import Rates
 from lmx_ledger.serving.request import GenerationRequest, drawn_by
@@ -37,12 +37,20 @@ class Shelf(Protocol):
         """Begin to load one that was taken, unless that was begun before."""
 
 
+class Pages(Protocol):
+    """Weights that are out, and come back when a request wants them."""
+
+    def bring_back(self, model: ServedModel, cause: ev.Cause) -> None:
+        """Begin to, unless that was begun before; whoever waits in line goes on behind it."""
+
+
 class Serving:
     """All models behind one door. `begin` refuses before any work is spent; the rest is the answer's."""
 
     def __init__(self, models: ModelTable, ledger: Recorder, settings: Settings) -> None:
         self.models = models
         self.shelf: Shelf | None = None
+        self.pages: Pages | None = None
         self.draining: ev.Ticket | None = None
         self._ledger = ledger
         self._settings = settings
@@ -94,6 +102,8 @@ class Serving:
             self._emit(request, model, gone, cause=received)
             raise
         place = model.queue.enter(request.choices, request.priority)
+        if self.pages is not None and model.state in PAGED:
+            self.pages.bring_back(model, received)
         turn = self.sessions.begin(request.id, request.session, model.id, prepared.prompts[0], prepared.what)
         request = msgspec.structs.replace(request, session=turn.session)
         accepted = Accepted(request, model, text, prepared, place, received_ns, received, turn)

@@ -32,6 +32,7 @@ class ModelAt(msgspec.Struct, frozen=True):
     path: str = ""
     failure: str | None = None
     weights_bytes: int = 0
+    resident_bytes: int = 0
     context: int = 0
     last_used_us: int | None = None
 
@@ -75,8 +76,8 @@ class StatusFold:
     """See `ledger.fold.RunFold`."""
 
     name: Final = "status"
-    version: Final = 1
-    types: Final = ("daemon.*", "model.*", "engine.exited", "request.*")
+    version: Final = 2
+    types: Final = ("daemon.*", "model.*", "engine.exited", "request.*", "paging.*")
     state: Final = RunAt
 
     def initial(self, before: RunAt | None) -> RunAt:  # noqa: ARG002 - a run begins with nothing
@@ -157,14 +158,27 @@ def _with_model(state: RunAt, event: Recorded, name: str) -> RunAt:
             now = msgspec.structs.replace(before, state="loading", path=data["path"])
         case "model.loaded":
             now = msgspec.structs.replace(
-                before, state="resident", failure=None, weights_bytes=data["weights_bytes"], context=data["context"]
+                before,
+                state="resident",
+                failure=None,
+                weights_bytes=data["weights_bytes"],
+                resident_bytes=data["weights_bytes"],
+                context=data["context"],
             )
+        case "paging.out_finished" if data["resident_bytes"] is not None:
+            left = data["resident_bytes"]
+            out = "resident" if left == before.weights_bytes else "partly_paged" if left else "paged"
+            now = msgspec.structs.replace(before, state=out, resident_bytes=left)
+        case "paging.in_finished" if data["error"] is None:
+            now = msgspec.structs.replace(before, state="resident", resident_bytes=before.weights_bytes)
         case "model.load_failed":
-            now = msgspec.structs.replace(before, state="failed", failure=data["error"], path=data["path"])
+            now = msgspec.structs.replace(
+                before, state="failed", failure=data["error"], path=data["path"], resident_bytes=0
+            )
         case "model.unloaded":
-            now = msgspec.structs.replace(before, state="unloaded")
+            now = msgspec.structs.replace(before, state="unloaded", resident_bytes=0)
         case "engine.exited" if not data["expected"]:
-            now = msgspec.structs.replace(before, state="loading")
+            now = msgspec.structs.replace(before, state="loading", resident_bytes=0)
         case _:
             return state
     return msgspec.structs.replace(state, models={**state.models, name: now})
@@ -229,7 +243,7 @@ def public(seen: Seen, port: int | None) -> dict[str, Any]:
     prefill_ms = sum(first.prefill_ms for first in run.first_tokens)
     prompt_tokens = sum(first.prompt_tokens for first in run.first_tokens)
     until_us = run.ended_us if run.ended_us is not None else seen.at_us
-    weights = sum(model.weights_bytes for model in run.models.values() if model.state == "resident")
+    weights = sum(model.resident_bytes for model in run.models.values())
     return {
         "as_of": rfc3339(seen.at_us),
         "event": {"seq": seen.event.seq, "time": rfc3339(seen.event.time_us)},
@@ -260,7 +274,6 @@ def public(seen: Seen, port: int | None) -> dict[str, Any]:
 
 def _public_model(model: ModelAt, requests: list[RequestAt]) -> dict[str, Any]:
     own = [request for request in requests if request.model == model.id]
-    resident = model.state == "resident"
     return {
         "id": model.id,
         "aliases": [],
@@ -268,7 +281,7 @@ def _public_model(model: ModelAt, requests: list[RequestAt]) -> dict[str, Any]:
         "state": model.state,
         "failure": model.failure,
         "weights_bytes": model.weights_bytes,
-        "resident_bytes": model.weights_bytes if resident else 0,
+        "resident_bytes": model.resident_bytes,
         "in_flight": sum(request.streams for request in own),
         "waiting": sum(request.queued for request in own),
         "last_used": rfc3339(model.last_used_us) if model.last_used_us else None,

@@ -43,6 +43,7 @@ def test_what_exists_is_what_this_version_can_do() -> None:
         ("models", "pull"),
         ("models", "rm"),
         ("serve", "logs"),
+        ("serve", "page-out"),
         ("serve", "start"),
         ("serve", "status"),
         ("serve", "stop"),

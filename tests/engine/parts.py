@@ -20,7 +20,7 @@ from lmx_ledger.engine.worker.loop import StepLoop
 class Engine:
     """A step loop on a thread of its own, and the daemon's end of its line."""
 
-    def __init__(self, model: Path, kv: wire.Kv | None = None) -> None:
+    def __init__(self, model: Path, kv: wire.Kv | None = None, derived: Path | None = None) -> None:
         self._ours, self._theirs = socket.socketpair()
         self._ours.settimeout(60)
         self._inbox: queue.SimpleQueue[wire.Command] = queue.SimpleQueue()
@@ -28,7 +28,9 @@ class Engine:
         loop = StepLoop(self._theirs, self._inbox, self.recorder, "builtin")
         self._thread = threading.Thread(target=loop.run, daemon=True)
         self._thread.start()
-        self._inbox.put(wire.Load(path=str(model), prefill_step=64, prefill_gap=9, kv=kv))
+        self._inbox.put(
+            wire.Load(path=str(model), prefill_step=64, prefill_gap=9, kv=kv, derived=str(derived) if derived else None)
+        )
         assert isinstance(self.report(), wire.Hello)
         loaded = self.report()
         assert isinstance(loaded, wire.Loaded)

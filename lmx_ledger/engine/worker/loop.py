@@ -24,11 +24,20 @@ from lmx_ledger.engine.worker.forms import form_for
 from lmx_ledger.engine.worker.keeping import Fetched, Keeping, Written
 from lmx_ledger.engine.worker.model import ResidentModel, read_model
 from lmx_ledger.engine.worker.rows import Group, Row, Told
+from lmx_ledger.engine.worker.weights import Moved
 
 _LARGE: Final = 4_096
 """Tokens of a row whose memory is given back to the system as soon as it leaves."""
 _TIDY_EVERY: Final = 512
 _TRIES_ALONE: Final = 2
+
+
+class _Coming:
+    """A page-in that is under way."""
+
+    def __init__(self, call: int, began_s: float) -> None:
+        self.call, self.began_s = call, began_s
+        self.layers = self.bytes = 0
 
 
 class StepLoop:
@@ -51,6 +60,7 @@ class StepLoop:
         self._turns = schedule.Turns()
         self._speed = schedule.Speed()
         self._queued = schedule.Queued()
+        self._coming: _Coming | None = None
         self._steps = 0
 
     def run(self) -> None:
@@ -67,7 +77,7 @@ class StepLoop:
         )
         self._recorder.note("ready")
         while True:
-            if not self._groups and not self._reading:
+            if not self._groups and not self._reading and self._coming is None:
                 # What was begun and is not wanted any more: the time that nothing is asked of the device is not its.
                 self._queued = schedule.Queued()
                 if not self._obey(self._inbox.get()):
@@ -79,6 +89,8 @@ class StepLoop:
                 self._decode()
             if self._reading:
                 self._read()
+            if self._coming is not None:
+                self._page_in(self._coming)
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -98,6 +110,10 @@ class StepLoop:
                 self._send(wire.KvMeasured(call=command.call, extents=extents))
             case wire.EraseKv():
                 self._erase_kv(command)
+            case wire.PageOut():
+                self._page_out(command)
+            case wire.PageIn():
+                self._coming = _Coming(command.call, time.monotonic())
             case Fetched():
                 self._begin_behind(command)
             case Written():
@@ -112,16 +128,16 @@ class StepLoop:
     def _load(self, command: wire.Load) -> None:
         self._recorder.note(f"load {command.path}")
         try:
-            model = read_model(Path(command.path))
+            model = read_model(Path(command.path), Path(command.derived) if command.derived is not None else None)
         except Exception as error:  # noqa: BLE001 - any architecture's code may raise anything; all of it means "cannot be served"
             self._send(wire.LoadFailed(error=f"{type(error).__name__}: {error}"))
             return
         self._model, self._most_read, self._gap = model, command.prefill_step, command.prefill_gap
         kept = self._keep_kv(model, command.kv) if command.kv is not None else None
-        self._recorder.note(f"loaded {model.architecture}, {model.weights_bytes} bytes")
+        self._recorder.note(f"loaded {model.architecture}, {model.weights.bytes} bytes")
         self._send(
             wire.Loaded(
-                weights_bytes=model.weights_bytes,
+                weights_bytes=model.weights.bytes,
                 vocab=model.vocab,
                 architecture=model.architecture,
                 dialect=model.dialect,
@@ -136,6 +152,9 @@ class StepLoop:
         self._recorder.note(told, self._busy_with(command.stream))
         if self._model is None:
             self._send(wire.Refused(stream=command.stream, error="no model is loaded"))
+            return
+        if self._model.weights.layers_out:
+            self._send(wire.Refused(stream=command.stream, error="its weights are paged out"))
             return
         vocab = self._model.vocab
         if not all(0 <= token < vocab for token in command.prompt):
@@ -384,6 +403,57 @@ class StepLoop:
             self._send(wire.KvErased(call=command.call, bytes=0, error=str(error)))
             return
         self._send(wire.KvErased(call=command.call, bytes=erased))
+
+    # --- weights that go and come back -------------------------------------------------------------------------------
+
+    def _page_out(self, command: wire.PageOut) -> None:
+        self._recorder.note(f"page out {command.bytes or 'all'} bytes", self._busy_with())
+        error = None
+        moved = Moved(0, 0, 0, 0.0)
+        if self._model is None:
+            error = "no model is loaded"
+        elif self._rows:
+            error = "it has streams"
+        else:
+            try:
+                moved = self._model.weights.page_out(command.bytes)
+            except (OSError, RuntimeError) as failure:
+                error = f"{type(failure).__name__}: {failure}"
+        self._tell_paged(command.call, moved, error)
+
+    def _page_in(self, coming: "_Coming") -> None:
+        """One layer."""
+        assert self._model is not None  # noqa: S101 - the daemon has been told that it is loaded
+        self._recorder.note(f"page in, {self._model.weights.layers_out} layers are out", self._busy_with())
+        error, size = None, 0
+        try:
+            size = self._model.weights.page_in()
+        except (OSError, RuntimeError, ValueError) as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        coming.layers, coming.bytes = coming.layers + bool(size), coming.bytes + size
+        if size and self._model.weights.layers_out:
+            # A sign of life, and what it takes by now.
+            self._report([])
+            return
+        self._coming = None
+        moved = Moved(coming.layers, coming.bytes, 0, (time.monotonic() - coming.began_s) * 1e3)
+        self._tell_paged(coming.call, moved, error)
+
+    def _tell_paged(self, call: int, moved: Moved, error: str | None) -> None:
+        weights = self._model.weights if self._model is not None else None
+        self._send(
+            wire.Paged(
+                call=call,
+                layers=moved.layers,
+                bytes=moved.bytes,
+                written_bytes=moved.written_bytes,
+                ms=moved.ms,
+                resident_bytes=weights.resident_bytes if weights else 0,
+                layers_out=weights.layers_out if weights else 0,
+                error=error,
+            )
+        )
+        self._report([])
 
     # --- failures ----------------------------------------------------------------------------------------------------
 

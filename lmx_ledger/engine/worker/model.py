@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx import nn
-from mlx.utils import tree_flatten
 from mlx_lm import tokenizer_utils
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load_model
 from tokenizers import Tokenizer
 
 from lmx_ledger.engine.protocol import Dialect
+from lmx_ledger.engine.worker.weights import Weights, read_weights
 
 
 class ResidentModel(NamedTuple):
@@ -26,8 +25,8 @@ class ResidentModel(NamedTuple):
     """
 
     module: nn.Module
+    weights: Weights
     cache: list[Any]
-    weights_bytes: int
     vocab: int
     architecture: str
     dialect: Dialect
@@ -35,22 +34,24 @@ class ResidentModel(NamedTuple):
     ms: float
 
 
-def read_model(path: Path) -> ResidentModel:
+def read_model(path: Path, derived: Path | None = None) -> ResidentModel:
     """Load the weights and run one forward pass, so that what cannot run fails here and not under a request.
+
+    `derived`: see `read_weights`.
 
     Raises:
         Exception: whatever mlx-lm or the architecture's own code raises for files that it cannot use.
     """
     began = time.monotonic_ns()
-    module, config = load_model(path)
+    module, config, weights = read_weights(path, derived)
     cache = make_prompt_cache(module)
     logits = module(mx.array([[0]]), cache=cache)
     mx.eval(logits)
     dialect, parser = read_dialect(path)
     return ResidentModel(
         module=module,
+        weights=weights,
         cache=cache,
-        weights_bytes=sum(value.nbytes for _, value in tree_flatten(module.parameters())),
         vocab=int(logits.shape[-1]),
         architecture=str(config["model_type"]),
         dialect=dialect,
