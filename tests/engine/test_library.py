@@ -160,6 +160,8 @@ def test_another_process_reads_what_is_there_and_sees_it_come_and_go(tmp_path: P
     match = other.match(range(20))
     assert match.tokens == 9
     assert [other.payload(key) for key in match.keys] == [library.payload(key) for key in match.keys]
+    assert other.confirm()
+    other.hold_read()
     with pytest.raises(BlockingIOError, match="another process has"):
         other.erase(match.keys)
     keep_all(library, range(100, 109))
@@ -174,6 +176,19 @@ def test_another_process_reads_what_is_there_and_sees_it_come_and_go(tmp_path: P
     assert other.match(range(100, 109)).tokens == 0
     assert other.match(range(20)).tokens == 9, "what was read stays in RAM"
     assert other.match(range(900, 909)).tokens == 9
+
+
+def test_what_is_overwritten_while_it_is_read_is_noticed_and_not_held(tmp_path: Path) -> None:
+    library = opened(tmp_path)
+    keep_all(library, range(4))
+    library.save()
+    other = lent(tmp_path)
+    (key,) = other.match(range(4)).keys
+    assert other.payload(key) is not None
+    library.erase([key])
+    assert not other.confirm()
+    other.hold_read()
+    assert other.ram_bytes == 0
 
 
 def test_what_another_process_let_go_of_between_look_and_read_is_evicted(tmp_path: Path) -> None:

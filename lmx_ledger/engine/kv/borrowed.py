@@ -74,7 +74,7 @@ class BorrowedSegments:
     def use(self, key: bytes) -> None:
         """What is kept longest is for the other process to say."""
 
-    def read(self, key: bytes) -> bytes | None:
+    def read(self, key: bytes) -> memoryview | None:
         """Its payload; None where there is none, or it is not what was written (it is let go of then)."""
         found = self._pieces.get(key)
         if found is None:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from lmx_ledger.engine.kv.borrowed import BorrowedSegments
 from lmx_ledger.engine.kv.chain import Chain, Piece, child_key, common, cut, packed
-from lmx_ledger.engine.kv.records import Found
+from lmx_ledger.engine.kv.records import Found, Payload, is_whole
 from lmx_ledger.engine.kv.segments import SegmentStore
 
 EVICTED: Final = "evicted"
@@ -78,6 +78,7 @@ class Library:
         self._gone: OrderedDict[bytes, Gone] = OrderedDict()
         self._turn = 1
         self._gone_since = self._gone_bytes_since = 0
+        self._read: list[tuple[Found, memoryview]] = []
         self.read_bytes = 0
         """From the disk, so far."""
 
@@ -210,8 +211,12 @@ class Library:
             self._unsaved_bytes += len(payload)
             return True
 
-    def payload(self, key: bytes) -> bytes | None:
-        """Of one piece of a match; None if it is gone by now, or is not what was written."""
+    def payload(self, key: bytes) -> Payload | None:
+        """Of one piece of a match; None if it is gone by now, or is not what was written.
+
+        What lies on disk is not copied: `confirm` says afterwards whether it was still what was written, and
+        `hold_read` has it in RAM from then on. One thread alone reads.
+        """
         with self._lock:
             if (waiting := self._unsaved.get(key)) is not None:
                 return waiting[1]
@@ -226,8 +231,21 @@ class Library:
                 self._lose(found.parent, key, found.size, EVICTED if self._disk.borrowed else CORRUPT)
                 return None
             self.read_bytes += len(payload)
-            self._hold(key, payload)
+            self._read.append((found, payload))
             return payload
+
+    def confirm(self) -> bool:
+        """Whether all that was read from disk since `hold_read` is still what was written."""
+        return all(is_whole(found, payload) for found, payload in self._read)
+
+    def hold_read(self) -> None:
+        """Have in RAM what was read from disk."""
+        for found, payload in self._read:
+            copy = bytes(payload)
+            with self._lock:
+                if found.key in self._disk and found.key not in self._held and is_whole(found, copy):
+                    self._hold(found.key, copy)
+        self._read.clear()
 
     def used(self, keys: Sequence[bytes]) -> None:
         """These pieces of a match were of use: they are the youngest, the first of them the very youngest."""

@@ -4,14 +4,15 @@ A file begins with what it belongs to (a root); a record is a header, its tokens
 all of it is there and its header verifies; its payload is verified whenever it is read.
 """
 
-import contextlib
 import mmap
 import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
+
+from xxhash import xxh3_64_intdigest
 
 from lmx_ledger.engine.kv.chain import KEY_BYTES, packed, unpacked
 
@@ -19,13 +20,16 @@ _FILE: Final = struct.Struct(f"<4sHH{KEY_BYTES}s")
 FILE_BYTES: Final = _FILE.size
 """What stands in front of the first record."""
 _FILE_MAGIC: Final = b"LMKV"
-_VERSION: Final = 1
-_HEAD: Final = struct.Struct(f"<4s{KEY_BYTES}s{KEY_BYTES}sIQI")
-"""Magic, key, parent, number of tokens, bytes of payload, its crc32. The crc32 of this and the tokens follows it."""
+_VERSION: Final = 2
+_HEAD: Final = struct.Struct(f"<4s{KEY_BYTES}s{KEY_BYTES}sIQQ")
+"""Magic, key, parent, number of tokens, bytes of payload, its xxh3. The crc32 of this and the tokens follows it."""
 _CRC: Final = struct.Struct("<I")
 _RECORD_BYTES: Final = _HEAD.size + _CRC.size
 _RECORD_MAGIC: Final = b"piec"
 _TOKEN_BYTES: Final = 4
+
+
+Payload: TypeAlias = bytes | memoryview
 
 
 class Found(NamedTuple):
@@ -37,7 +41,7 @@ class Found(NamedTuple):
     segment: int
     offset: int
     size: int
-    crc: int
+    digest: int
 
     @property
     def start(self) -> int:
@@ -68,14 +72,14 @@ def file_head(root: bytes) -> bytes:
     return _FILE.pack(_FILE_MAGIC, _VERSION, 0, root)
 
 
-def record(key: bytes, parent: bytes, tokens: Sequence[int], payload: bytes) -> tuple[list[bytes], int]:
-    """The parts of a record, the payload last, and the payload's checksum."""
-    raw, crc = packed(tokens), zlib.crc32(payload)
-    head = _HEAD.pack(_RECORD_MAGIC, key, parent, len(tokens), len(payload), crc)
-    return [head, _CRC.pack(zlib.crc32(raw, zlib.crc32(head))), raw, payload], crc
+def record(key: bytes, parent: bytes, tokens: Sequence[int], payload: Payload) -> tuple[list[Payload], int]:
+    """The parts of a record, the payload last, and the payload's digest."""
+    raw, digest = packed(tokens), xxh3_64_intdigest(payload)
+    head = _HEAD.pack(_RECORD_MAGIC, key, parent, len(tokens), len(payload), digest)
+    return [head, _CRC.pack(zlib.crc32(raw, zlib.crc32(head))), raw, payload], digest
 
 
-def record_bytes(tokens: Sequence[int], payload: bytes) -> int:
+def record_bytes(tokens: Sequence[int], payload: Payload) -> int:
     """What a record takes."""
     return _RECORD_BYTES + _TOKEN_BYTES * len(tokens) + len(payload)
 
@@ -84,13 +88,13 @@ def records(data: mmap.mmap, number: int, at: int = FILE_BYTES) -> Iterator[Foun
     """All that are whole; what lies between them, because a byte of it is not what it was, is passed over."""
     while (at := data.find(_RECORD_MAGIC, at)) >= 0 and at + _RECORD_BYTES <= len(data):
         head = data[at : at + _HEAD.size]
-        _, key, parent, tokens, size, crc = _HEAD.unpack(head)
+        _, key, parent, tokens, size, digest = _HEAD.unpack(head)
         start = at + _RECORD_BYTES
         offset = start + _TOKEN_BYTES * tokens
         if offset + size <= len(data):
             raw = data[start:offset]
             if _CRC.pack(zlib.crc32(raw, zlib.crc32(head))) == data[at + _HEAD.size : start]:
-                yield Found(key, parent, unpacked(raw), number, offset, size, crc)
+                yield Found(key, parent, unpacked(raw), number, offset, size, digest)
                 at = offset + size
                 continue
         at += 1
@@ -113,9 +117,21 @@ def path_of(folder: Path, number: int) -> Path:
     return folder / f"{number:08d}.kv"
 
 
-def verified(folder: Path, found: Found) -> bytes | None:
-    """Its payload; None where that is not what was written, or cannot be read (any more)."""
-    payload = b""
-    with contextlib.suppress(OSError), path_of(folder, found.segment).open("rb", buffering=0) as file:
-        payload = os.pread(file.fileno(), found.size, found.offset)
-    return payload if len(payload) == found.size and zlib.crc32(payload) == found.crc else None
+def verified(folder: Path, found: Found) -> memoryview | None:
+    """Its payload, where it lies; None where that is not what was written, or cannot be read (any more).
+
+    It is the file's own bytes, without a copy: whoever computes with it looks again behind that (`is_whole`).
+    """
+    try:
+        data = mapped(path_of(folder, found.segment))
+    except OSError:
+        return None
+    if data is None or len(data) < found.offset + found.size:
+        return None
+    payload = memoryview(data)[found.offset : found.offset + found.size]
+    return payload if is_whole(found, payload) else None
+
+
+def is_whole(found: Found, payload: Payload) -> bool:
+    """Whether that is what was written."""
+    return xxh3_64_intdigest(payload) == found.digest

@@ -17,6 +17,7 @@ from lmx_ledger.engine.kv.records import (
     FILE_BYTES,
     Found,
     Opened,
+    Payload,
     file_head,
     mapped,
     path_of,
@@ -98,7 +99,7 @@ class SegmentStore:
             self._pieces.move_to_end(key)
             key = found.parent
 
-    def read(self, key: bytes) -> bytes | None:
+    def read(self, key: bytes) -> memoryview | None:
         """Its payload; None where there is none, or it is not what was written (it is let go of then)."""
         found = self._pieces.get(key)
         if found is None:
@@ -108,7 +109,7 @@ class SegmentStore:
             self._let_go(key)
         return payload
 
-    def write(self, key: bytes, parent: bytes, tokens: Sequence[int], payload: bytes) -> list[Found]:
+    def write(self, key: bytes, parent: bytes, tokens: Sequence[int], payload: Payload) -> list[Found]:
         """Append one, unless it is there; returns what had to go for it. Durable behind `sync`.
 
         One that finds no room without those before it is not stored.
@@ -176,10 +177,10 @@ class SegmentStore:
         if number in self._lengths:
             self._delete(number)
 
-    def _append(self, key: bytes, parent: bytes, tokens: Sequence[int], payload: bytes) -> Found:
+    def _append(self, key: bytes, parent: bytes, tokens: Sequence[int], payload: Payload) -> Found:
         size = record_bytes(tokens, payload)
         number = self._segment_for(size)
-        parts, crc = record(key, parent, tokens, payload)
+        parts, digest = record(key, parent, tokens, payload)
         at, path = self._lengths[number], path_of(self._folder, number)
         try:
             with path.open("r+b", buffering=0) as file:
@@ -193,7 +194,7 @@ class SegmentStore:
         self._lengths[number] = at + size
         self._live[number] += size
         self._unsynced.add(number)
-        return Found(key, parent, tokens, number, at + size - len(payload), len(payload), crc)
+        return Found(key, parent, tokens, number, at + size - len(payload), len(payload), digest)
 
     def _let_go(self, key: bytes) -> None:
         found = self._pieces.pop(key)
@@ -268,7 +269,7 @@ def drop(folder: Path) -> int:
         os.close(lease)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: Payload) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

@@ -14,6 +14,7 @@ import threading
 
 from lmx_ledger.engine.protocol import Command, decode_command, read_frame
 from lmx_ledger.engine.recorder import FlightRecorder
+from lmx_ledger.engine.worker.imports import import_mlx_lm
 
 _PR_SET_PDEATHSIG = 1
 
@@ -31,10 +32,8 @@ def main() -> None:
 
     inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sock, inbox), name="commands", daemon=True).start()
-    # transformers, which mlx-lm imports, would load torch where it happens to be installed: a second and 180 MB for
-    # nothing. A name that is None here reads as "not installed".
-    sys.modules["torch"] = None  # type: ignore[assignment]
     # MLX may only be imported once the BLAS is chosen, and by the thread that will use it.
+    import_mlx_lm()
     from lmx_ledger.engine.worker.loop import StepLoop  # noqa: PLC0415
 
     StepLoop(sock, inbox, recorder, used_blas).run()

@@ -15,6 +15,7 @@ from mlx_lm.models import cache as mlx_lm_cache
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
 from lmx_ledger.engine.kv.library import Library, Match
+from lmx_ledger.engine.kv.records import Payload
 
 _LENGTH: Final = struct.Struct("<I")
 _KEPT_WHOLE: Final = (KVCache, RotatingKVCache, ArraysCache, CacheList)
@@ -54,7 +55,7 @@ class Form(Protocol):
     def copy(self, cache: Sequence[Any], start: int, end: int) -> Copied:
         """Some tokens of a row's cache, in memory of their own; on the step loop."""
 
-    def assemble(self, match: Match, payload_of: Callable[[bytes], bytes | None], room: int) -> Assembled:
+    def assemble(self, match: Match, payload_of: Callable[[bytes], Payload | None], room: int) -> Assembled:
         """Put together what is still there, with room for so many tokens; on any thread, without computing."""
 
     def cache(self, assembled: Assembled) -> list[Any]:
@@ -101,7 +102,7 @@ class Cut:
         mx.eval(raw)
         return Copied(b"", raw)
 
-    def assemble(self, match: Match, payload_of: Callable[[bytes], bytes | None], room: int) -> Assembled:
+    def assemble(self, match: Match, payload_of: Callable[[bytes], Payload | None], room: int) -> Assembled:
         """Array by array, each of them put together in memory that is at hand and taken over by MLX as it is."""
         payloads = []
         for key in match.keys:
@@ -169,11 +170,11 @@ class Whole:
         mx.eval(raw)
         return Copied(_LENGTH.pack(len(told)) + told, raw)
 
-    def assemble(self, match: Match, payload_of: Callable[[bytes], bytes | None], room: int) -> Assembled:
+    def assemble(self, match: Match, payload_of: Callable[[bytes], Payload | None], room: int) -> Assembled:
         """The one piece."""
         del room
         payload = payload_of(match.keys[0]) if match.keys else None
-        return Assembled(match.tokens if payload is not None else 0, payload)
+        return Assembled(match.tokens, bytes(payload)) if payload is not None else Assembled(0, None)
 
     def cache(self, assembled: Assembled) -> list[Any]:
         """Arrays of their own."""

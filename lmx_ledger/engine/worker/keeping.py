@@ -197,11 +197,15 @@ class Keeping:
         if match.tokens < LEAST_TOKENS:
             match = Match([], 0, 0)
         assembled = self._form.assemble(match, self._library.payload, ask.room)
+        if not self._library.confirm():
+            # Damaged or erased while it was put together.
+            assembled = Assembled(0, None)
         self._library.used(match.keys)
         gone = self._library.why_lacking(ask.tokens, max(ask.known, match.tokens))
         ms = (time.monotonic() - began) * 1e3
         read_bytes = self._library.read_bytes - read_before
         self._deliver(Fetched(ask.stream, assembled, ms, read_bytes, gone, self._library.borrowed))
+        self._library.hold_read()
 
     def _catch_up(self) -> None:
         """Have the files if the process that had them is gone, or else know what it has written since."""
