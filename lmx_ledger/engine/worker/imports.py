@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 _PLACES: Final = ("transformers", "transformers.tokenization_utils_base")
 
@@ -12,7 +12,10 @@ _PLACES: Final = ("transformers", "transformers.tokenization_utils_base")
 class _Unneeded(ModuleType):
     """A module in which there is a class of every name; only its name is ever used."""
 
-    __path__: ClassVar[list[str]] = []
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        # What makes it a package.
+        self.__path__: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
