@@ -336,13 +336,14 @@ class PagingOutStarted(EventData, frozen=True, kw_only=True):
 class PagingOutFinished(EventData, frozen=True, kw_only=True):
     """So many layers and bytes of weights are on disk only, `written_bytes` of them because no file had them.
 
-    `resident_bytes` are in memory still. With `error` nothing, or not all of it, has gone.
+    `resident_bytes` are in memory still; `bytes_per_s` is how fast they went. With `error` nothing, or not all of it, has gone.
     """
 
     bytes: int
     ms: float
     layers: int
     written_bytes: int = 0
+    bytes_per_s: int | None = None
     resident_bytes: int | None = None
     error: str | None = None
 

@@ -48,7 +48,9 @@ EXAMPLES: Final[tuple[EventData, ...]] = (
     ev.ModelUnloaded(reason="stop"),
     ev.PagingPlanned(need_bytes=2_000_000_000, victims=["deepseek-r1-8b"], reason="asked"),
     ev.PagingOutStarted(resident_bytes=4_610_000_000),
-    ev.PagingOutFinished(bytes=2_180_000_000, ms=62.4, layers=17, written_bytes=0, resident_bytes=2_430_000_000),
+    ev.PagingOutFinished(
+        bytes=2_180_000_000, ms=62.4, layers=17, bytes_per_s=34_935_897_435, resident_bytes=2_430_000_000
+    ),
     ev.PagingInStarted(bytes=2_180_000_000),
     ev.PagingInFinished(bytes=2_180_000_000, ms=612.8, layers=17),
     ev.RequestReceived(

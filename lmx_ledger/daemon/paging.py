@@ -53,6 +53,7 @@ class Pager:
                     written_bytes=moved.written_bytes,
                     ms=round(moved.ms, 3),
                     layers=moved.layers,
+                    bytes_per_s=int(moved.bytes / moved.ms * 1e3) if moved.ms else None,
                     resident_bytes=moved.resident_bytes,
                 ),
                 cause,

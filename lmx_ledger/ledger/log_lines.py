@@ -91,9 +91,6 @@ class _Fields(Mapping[str, Any]):
         self._recorded = recorded
 
     def __getitem__(self, key: str) -> Any:
-        data = self._recorded.data
-        if key == "bytes_per_s":
-            return data["bytes"] / data["ms"] * 1e3 if data["ms"] else None
         return self._recorded.data[key] if key in self._recorded.data else getattr(self._recorded, key, None)
 
     def __iter__(self) -> Any:
