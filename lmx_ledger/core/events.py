@@ -336,7 +336,8 @@ class PagingOutStarted(EventData, frozen=True, kw_only=True):
 class PagingOutFinished(EventData, frozen=True, kw_only=True):
     """So many layers and bytes of weights are on disk only, `written_bytes` of them because no file had them.
 
-    `resident_bytes` are in memory still; `bytes_per_s` is how fast they went. With `error` nothing, or not all of it, has gone.
+    `resident_bytes` are in memory still; `bytes_per_s` is how fast they went. With `error` nothing, or not all of it,
+    has gone.
     """
 
     bytes: int
