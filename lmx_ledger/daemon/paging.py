@@ -1,17 +1,16 @@
 """Weights that go to make room, and come back when a request wants them: every step of it is an event first."""
 
 import asyncio
+from typing import Final
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.errors import Conflict
-from lmx_ledger.engine.client import Worker
 from lmx_ledger.engine.protocol import Paged
 from lmx_ledger.engine.stream import EngineError
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.serving.models import PAGED, ModelState, ServedModel
 
-ASKED = "asked"
-"""The reason of a page-out that an operator wants."""
+_ASKED: Final = "asked"
 
 
 class Pager:
@@ -21,13 +20,22 @@ class Pager:
         self._ledger = ledger
         self._locks: dict[str, asyncio.Lock] = {}
         self._coming: dict[str, asyncio.Task[None]] = {}
+        self._going: set[asyncio.Task[Paged]] = set()
 
-    async def page_out(self, model: ServedModel, need: int, reason: str, cause: ev.Cause) -> Paged:
-        """Let go of layers until so many bytes are free (0: of all).
+    async def page_out(self, model: ServedModel, need: int, cause: ev.Cause) -> Paged:
+        """Let go of layers until so many bytes are free (0: of all), because an operator wants it.
+
+        It is ended and told also where nobody waits for it any more.
 
         Raises:
             Conflict: it has work, or no weights in memory, or what had to be written could not be.
         """
+        going = asyncio.create_task(self._page_out(model, need, cause))
+        self._going.add(going)
+        going.add_done_callback(self._gone)
+        return await asyncio.shield(going)
+
+    async def _page_out(self, model: ServedModel, need: int, cause: ev.Cause) -> Paged:
         async with self._lock(model):
             if model.in_flight or model.queue.waiting or model.id in self._coming:
                 raise Conflict(f"{model.id} has work in flight; page it out when that has ended")
@@ -36,8 +44,8 @@ class Pager:
             worker = model.worker
             # From here on nobody is admitted; who comes meanwhile has it brought back.
             model.paged(model.resident_bytes)
-            victims = [model.id]
-            cause = await self._commit(model, ev.PagingPlanned(need_bytes=need, victims=victims, reason=reason), cause)
+            planned = ev.PagingPlanned(need_bytes=need, victims=[model.id], reason=_ASKED)
+            cause = await self._commit(model, planned, cause)
             cause = await self._commit(model, ev.PagingOutStarted(resident_bytes=model.resident_bytes), cause)
             try:
                 moved = await worker.page_out(need)
@@ -72,9 +80,10 @@ class Pager:
 
     async def stop(self) -> None:
         """Nothing is moved any more."""
-        for task in list(self._coming.values()):
+        tasks = [*self._coming.values(), *self._going]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._coming.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _bring_back(self, model: ServedModel, cause: ev.Cause) -> None:
         async with self._lock(model):
@@ -88,12 +97,19 @@ class Pager:
                 moved = await worker.page_in()
             except EngineError as error:
                 self._finished(model, ev.PagingInFinished(bytes=0, ms=0.0, layers=0, error=str(error)[:500]), cause)
-                await _replace(worker)
+                # Its keeper starts another one, which reads the folder anew or says what is wrong with it.
+                await worker.kill()
                 return
             finished = ev.PagingInFinished(bytes=moved.bytes, ms=round(moved.ms, 3), layers=moved.layers)
             self._finished(model, finished, cause)
             if model.worker is worker and model.state in PAGED:
                 model.serve(worker)
+
+    def _gone(self, task: asyncio.Task[Paged]) -> None:
+        self._going.discard(task)
+        # Seen, also where who asked has left.
+        if not task.cancelled():
+            task.exception()
 
     def _lock(self, model: ServedModel) -> asyncio.Lock:
         return self._locks.setdefault(model.id, asyncio.Lock())
@@ -103,11 +119,6 @@ class Pager:
 
     def _finished(self, model: ServedModel, data: ev.EventData, cause: ev.Cause) -> None:
         self._ledger.emit(_event(model, data, cause))
-
-
-async def _replace(worker: Worker) -> None:
-    """Its keeper starts another one, which reads the folder anew or says what is wrong with it."""
-    await worker.kill()
 
 
 def _event(model: ServedModel, data: ev.EventData, cause: ev.Cause) -> ev.Event:

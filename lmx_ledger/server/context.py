@@ -36,7 +36,7 @@ class DaemonState(Protocol):
 class Paging(Protocol):
     """Weights that go on an operator's order."""
 
-    async def page_out(self, model: ServedModel, need: int, reason: str, cause: ev.Cause) -> Paged:
+    async def page_out(self, model: ServedModel, need: int, cause: ev.Cause) -> Paged:
         """Let go of layers until so many bytes are free (0: of all).
 
         Raises:

@@ -64,7 +64,7 @@ def blueprint(context: Context) -> Blueprint:
             command="models.page-out", arguments={"model": model.id, "bytes": order.bytes}, via="http"
         )
         seq = await context.ledger.commit(ev.Event(data=commanded, stream=f"model:{model.id}", model=model.id))
-        moved = await context.paging.page_out(model, order.bytes, "asked", seq)
+        moved = await context.paging.page_out(model, order.bytes, seq)
         return json_of(
             {
                 "model": model.public(),

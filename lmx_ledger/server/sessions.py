@@ -130,7 +130,7 @@ async def _erase_at(context: Context, place: Place, ends: list[bytes]) -> int:
     except BlockingIOError:
         raise Conflict("another process has these files; erase the session there, or stop that one first") from None
     except (OSError, EngineError) as error:
-        raise Conflict(f"nothing more was erased: {error}; try again") from None
+        raise Conflict(f"nothing more was erased; try again when this is mended: {error}") from None
 
 
 def _has(model: ServedModel, fingerprint: str, form: str) -> bool:

@@ -100,7 +100,7 @@ class BorrowedSegments:
         """
         if any(key in self._pieces for key in keys):
             raise BlockingIOError(
-                errno.EWOULDBLOCK, f"another process has {self._folder}; what is there is its to erase"
+                errno.EWOULDBLOCK, f"another process has {self._folder}: erase it there, or stop that one first"
             )
 
     def _new_in(self, number: int) -> list[Found]:

@@ -44,19 +44,19 @@ class Found(NamedTuple):
     digest: int
 
     @property
-    def start(self) -> int:
-        """Where its header begins in its file."""
-        return self.offset - _RECORD_BYTES - _TOKEN_BYTES * len(self.tokens)
-
-    @property
-    def head(self) -> int:
-        """Bytes of its header, without the tokens."""
-        return _RECORD_BYTES
-
-    @property
     def whole(self) -> int:
         """Bytes that it takes in its file."""
-        return self.offset - self.start + self.size
+        return _RECORD_BYTES + self.said_bytes
+
+    @property
+    def said_at(self) -> int:
+        """Where what was said begins in its file: the tokens, and behind them the payload."""
+        return self.offset - _TOKEN_BYTES * len(self.tokens)
+
+    @property
+    def said_bytes(self) -> int:
+        """Bytes of tokens and payload."""
+        return _TOKEN_BYTES * len(self.tokens) + self.size
 
 
 class Opened(NamedTuple):

@@ -140,8 +140,8 @@ class SegmentStore:
             if (found := self._pieces.get(key)) is None:
                 continue
             with path_of(self._folder, found.segment).open("r+b", buffering=0) as file:
-                file.seek(found.start + found.head)
-                _write_all(file.fileno(), bytes(found.whole - found.head))
+                file.seek(found.said_at)
+                _write_all(file.fileno(), bytes(found.said_bytes))
                 os.fsync(file.fileno())
             self._let_go(key)
 
