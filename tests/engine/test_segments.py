@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmx_ledger.engine.kv.chain import Piece, child_key, common, cut, packed, root_key, unpacked
+from lmx_ledger.engine.kv.chain import Chain, Piece, child_key, common, cut, packed, root_key, unpacked
 from lmx_ledger.engine.kv.segments import SegmentStore
 
 ROOT = root_key("model", "f32")
@@ -65,6 +65,16 @@ def test_equal_names_are_equal_tokens(one: list[int], other: list[int]) -> None:
     for a, b in zip(first, second, strict=False):
         assert (a.key == b.key) == (a.parent == b.parent and list(a.tokens) == list(b.tokens))
     assert child_key(ROOT, [1, 2]) != child_key(root_key("model", "bf16"), [1, 2])
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.integers(0, 40), max_size=6), st.sampled_from([0, 1, 8]))
+def test_the_pieces_of_a_chain_are_those_of_its_tokens_however_often_it_is_asked(
+    tokens: list[int], lengths: list[int], size: int
+) -> None:
+    chain = Chain(ROOT, size)
+    for length in lengths:
+        told = tokens[:length]
+        assert chain.pieces(told) == list(cut(ROOT, told, size or max(len(told), 1)))
 
 
 def test_what_is_stored_is_there_after_the_folder_is_opened_again(tmp_path: Path) -> None:

@@ -23,21 +23,13 @@ from lmx_ledger.engine.worker import schedule
 from lmx_ledger.engine.worker.forms import form_for
 from lmx_ledger.engine.worker.keeping import Fetched, Keeping, Written
 from lmx_ledger.engine.worker.model import ResidentModel, read_model
+from lmx_ledger.engine.worker.paging import Returning, page_out
 from lmx_ledger.engine.worker.rows import Group, Row, Told
-from lmx_ledger.engine.worker.weights import Moved
 
 _LARGE: Final = 4_096
 """Tokens of a row whose memory is given back to the system as soon as it leaves."""
 _TIDY_EVERY: Final = 512
 _TRIES_ALONE: Final = 2
-
-
-class _Coming:
-    """A page-in that is under way."""
-
-    def __init__(self, call: int, began_s: float) -> None:
-        self.call, self.began_s = call, began_s
-        self.layers = self.bytes = 0
 
 
 class StepLoop:
@@ -60,7 +52,7 @@ class StepLoop:
         self._turns = schedule.Turns()
         self._speed = schedule.Speed()
         self._queued = schedule.Queued()
-        self._coming: _Coming | None = None
+        self._returning: Returning | None = None
         self._steps = 0
 
     def run(self) -> None:
@@ -77,7 +69,7 @@ class StepLoop:
         )
         self._recorder.note("ready")
         while True:
-            if not self._groups and not self._reading and self._coming is None:
+            if not self._groups and not self._reading and self._returning is None:
                 # What was begun and is not wanted any more: the time that nothing is asked of the device is not its.
                 self._queued = schedule.Queued()
                 if not self._obey(self._inbox.get()):
@@ -89,8 +81,8 @@ class StepLoop:
                 self._decode()
             if self._reading:
                 self._read()
-            if self._coming is not None:
-                self._page_in(self._coming)
+            if self._returning is not None:
+                self._page_in(self._returning)
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -113,7 +105,8 @@ class StepLoop:
             case wire.PageOut():
                 self._page_out(command)
             case wire.PageIn():
-                self._coming = _Coming(command.call, time.monotonic())
+                assert self._model is not None  # noqa: S101 - the daemon has been told that it is loaded
+                self._returning = Returning(self._model.weights, command)
             case Fetched():
                 self._begin_behind(command)
             case Written():
@@ -406,53 +399,20 @@ class StepLoop:
 
     # --- weights that go and come back -------------------------------------------------------------------------------
 
-    def _page_out(self, command: wire.PageOut) -> None:
-        self._recorder.note(f"page out {command.bytes or 'all'} bytes", self._busy_with())
-        error = None
-        moved = Moved(0, 0, 0, 0.0)
-        if self._model is None:
-            error = "no model is loaded"
-        elif self._rows:
-            error = "it has streams"
-        else:
-            try:
-                moved = self._model.weights.page_out(command.bytes)
-            except (OSError, RuntimeError) as failure:
-                error = f"{type(failure).__name__}: {failure}"
-        self._tell_paged(command.call, moved, error)
-
-    def _page_in(self, coming: "_Coming") -> None:
-        """One layer."""
+    def _page_out(self, order: wire.PageOut) -> None:
         assert self._model is not None  # noqa: S101 - the daemon has been told that it is loaded
-        self._recorder.note(f"page in, {self._model.weights.layers_out} layers are out", self._busy_with())
-        error, size = None, 0
-        try:
-            size = self._model.weights.page_in()
-        except (OSError, RuntimeError, ValueError) as failure:
-            error = f"{type(failure).__name__}: {failure}"
-        coming.layers, coming.bytes = coming.layers + bool(size), coming.bytes + size
-        if size and self._model.weights.layers_out:
-            # A sign of life, and what it takes by now.
-            self._report([])
-            return
-        self._coming = None
-        moved = Moved(coming.layers, coming.bytes, 0, (time.monotonic() - coming.began_s) * 1e3)
-        self._tell_paged(coming.call, moved, error)
+        self._recorder.note(f"page out {order.bytes or 'all'} bytes", self._busy_with())
+        self._send(page_out(self._model.weights, order, has_streams=bool(self._rows)))
+        self._report([])
 
-    def _tell_paged(self, call: int, moved: Moved, error: str | None) -> None:
-        weights = self._model.weights if self._model is not None else None
-        self._send(
-            wire.Paged(
-                call=call,
-                layers=moved.layers,
-                bytes=moved.bytes,
-                written_bytes=moved.written_bytes,
-                ms=moved.ms,
-                resident_bytes=weights.resident_bytes if weights else 0,
-                layers_out=weights.layers_out if weights else 0,
-                error=error,
-            )
-        )
+    def _page_in(self, returning: Returning) -> None:
+        """One layer."""
+        self._recorder.note("page in a layer", self._busy_with())
+        answer = returning.step()
+        if answer is not None:
+            self._returning = None
+            self._send(answer)
+        # A sign of life, and what memory it takes by now.
         self._report([])
 
     # --- failures ----------------------------------------------------------------------------------------------------
