@@ -119,11 +119,15 @@ def eventually_two_first_tokens(daemon: RunningDaemon) -> None:
         time.sleep(0.01)
 
 
-def test_drawn_penalised_and_measured_streams_go_on_as_they_would_have(own_daemon: RunningDaemon) -> None:
+def test_drawn_penalised_and_measured_streams_go_on_as_they_would_have(
+    own_daemon: RunningDaemon, random_model: Path
+) -> None:
+    end = json.loads((random_model / "config.json").read_text())["eos_token_id"]
     common = {
         "model": "random",
         "messages": [{"role": "user", "content": "one two three"}],
-        "max_tokens": 1500,
+        "max_tokens": 600,
+        "logit_bias": {end: -100},  # all of them are under way still when the worker dies
         "logprobs": True,
         "top_logprobs": 3,
     }
