@@ -252,11 +252,23 @@ class StepLoop:
     # --- reading prompts ---------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        """A piece of one prompt, as long as those who decode can wait; a prompt that is read joins them."""
+        """A piece of a prompt, and short prompts behind it, as long as those who decode can wait."""
+        began_s, room_s = time.monotonic(), self._room_s()
+        while self._read_from(self._next_to_read(), room_s) and self._reading:
+            # Many prompts that come together would otherwise each cost the others a step in between.
+            room_s = min(room_s, self._room_s() - (time.monotonic() - began_s))
+            row = self._reading[self._next_to_read()]
+            if room_s <= 0 or row.unread > self._speed.chunk(room_s, self._most_read):
+                return
+
+    def _next_to_read(self) -> int:
+        return self._turns.next({stream: row.insert.owner for stream, row in self._reading.items()})
+
+    def _read_from(self, number: int, room_s: float) -> bool:
+        """A piece of this prompt, which joins those who decode when it is read; False when that failed."""
         assert self._model is not None  # noqa: S101 - rows exist only behind a loaded model
-        number = self._turns.next({stream: row.insert.owner for stream, row in self._reading.items()})
         row = self._reading[number]
-        tokens = min(row.unread, self._speed.chunk(self._room_s(), self._most_read)) if row.unread else 0
+        tokens = min(row.unread, self._speed.chunk(room_s, self._most_read)) if row.unread else 0
         stop = self._keeping.stops_at(row.insert, row.read) if self._keeping is not None else 0
         tokens = min(tokens, stop or tokens)
         told = f"read {tokens} tokens of {number}, {row.read} of {len(row.tokens)} are read"
@@ -273,9 +285,10 @@ class StepLoop:
         except Exception as error:  # noqa: BLE001 - as in a step
             self._groups = [group for group in self._groups if group.rows != [row]]
             self._recover([row], error)
-            return
+            return False
         done, total = row.read + (not row.unread), len(row.tokens)
         self._report([], [wire.Prefill(stream=number, done=done, total=total)])
+        return True
 
     def _end_reading(self, row: Row) -> None:
         assert self._model is not None  # noqa: S101 - as above
