@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +15,8 @@ from lmx_ledger.engine.worker.sampling import Draw, LogitsProcessor, make_proces
 from lmx_ledger.engine.worker.schedule import Mean
 from lmx_ledger.engine.worker.slots import as_batch, one_of, packed
 
-_CACHE_STEP = 256
+_CACHE_STEP: Final = 256
+_SIXTEEN_STEPS: Final = 16 * _CACHE_STEP
 
 
 class Row:
@@ -52,7 +53,8 @@ class Row:
     @property
     def room(self) -> int:
         """Tokens that its cache is made for at once where that can be: growing it copies it each time."""
-        return (len(self.tokens) + _CACHE_STEP - 1) // _CACHE_STEP * _CACHE_STEP
+        begun = len(self.tokens) + min(self.left, _CACHE_STEP)
+        return (begun + _CACHE_STEP - 1) // _CACHE_STEP * _CACHE_STEP
 
     def begin_reading(self, module: nn.Module) -> None:
         """An empty cache."""
@@ -66,10 +68,10 @@ class Row:
         self.cache, self.read = cache, tokens
 
     def end_reading(self) -> None:
-        """From here on the cache grows by little."""
+        """From here on the cache grows by little: by a sixteenth of what it is, for that is what growing it copies."""
         for part in self.cache:
             if type(part) is KVCache:
-                part.step = _CACHE_STEP
+                part.step = max(_CACHE_STEP, self.room // _SIXTEEN_STEPS * _CACHE_STEP)
 
     def read_with(self, other: "Row") -> None:
         """Have what one of the same tokens has read; nothing is copied before one of them goes on."""
