@@ -20,7 +20,9 @@ from lmx_ledger.engine.worker.loop import StepLoop
 class Engine:
     """A step loop on a thread of its own, and the daemon's end of its line."""
 
-    def __init__(self, model: Path, kv: wire.Kv | None = None, derived: Path | None = None) -> None:
+    def __init__(
+        self, model: Path, kv: wire.Kv | None = None, derived: Path | None = None, *, prefill_gap: float = 9
+    ) -> None:
         self._ours, self._theirs = socket.socketpair()
         self._ours.settimeout(60)
         self._inbox: queue.SimpleQueue[wire.Command] = queue.SimpleQueue()
@@ -29,7 +31,13 @@ class Engine:
         self._thread = threading.Thread(target=loop.run, daemon=True)
         self._thread.start()
         self._inbox.put(
-            wire.Load(path=str(model), prefill_step=64, prefill_gap=9, kv=kv, derived=str(derived) if derived else None)
+            wire.Load(
+                path=str(model),
+                prefill_step=64,
+                prefill_gap=prefill_gap,
+                kv=kv,
+                derived=str(derived) if derived else None,
+            )
         )
         assert isinstance(self.report(), wire.Hello)
         loaded = self.report()

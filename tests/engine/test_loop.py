@@ -90,6 +90,28 @@ def test_a_long_prompt_and_short_ones_do_not_wait_for_each_other(engine: Engine)
     assert len([stream for stream, _ in read if stream == long]) > 5
 
 
+def test_short_prompts_that_come_together_are_read_without_a_step_in_between(
+    random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = Engine(random_model, prefill_gap=1_000)
+    shapes: list[tuple[int, ...]] = []
+    short: list[int] = []
+
+    def watched(inputs: np.ndarray[Any, Any]) -> bool:
+        shapes.append(inputs.shape)
+        if len(shapes) == 20:
+            short.extend(patient.insert(prompt(n, 12), 3) for n in range(2, 7))
+        return False
+
+    fail_when(monkeypatch, watched)
+    decodes = patient.insert(prompt(1, 12), 80)
+    outcome = patient.until_done([decodes])
+    patient.stop()
+    assert [len(outcome.tokens[n]) for n in short] == [3] * 5
+    reads = [at for at, shape in enumerate(shapes) if shape == (1, 11)][1:]
+    assert reads == list(range(reads[0], reads[0] + 5))
+
+
 def test_a_stream_that_is_cancelled_while_its_prompt_is_read_gives_nothing_more(engine: Engine) -> None:
     stays = engine.insert(prompt(3, 10), 200)
     goes = engine.insert(prompt(4, 2_000), 5)
