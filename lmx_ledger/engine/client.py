@@ -119,6 +119,8 @@ class Worker:
         timeout_s: float,
         kv: wire.Kv | None = None,
         derived: str | None = None,
+        room: int | None = None,
+        scale: float = 1.0,
     ) -> wire.Loaded:
         """Read a model's folder; see `protocol.Load`.
 
@@ -127,7 +129,17 @@ class Worker:
             EngineError: it cannot be served.
         """
         self._load = asyncio.get_running_loop().create_future()
-        self._send(wire.Load(path=path, prefill_step=prefill_step, prefill_gap=prefill_gap, kv=kv, derived=derived))
+        self._send(
+            wire.Load(
+                path=path,
+                prefill_step=prefill_step,
+                prefill_gap=prefill_gap,
+                kv=kv,
+                derived=derived,
+                room=room,
+                scale=scale,
+            )
+        )
         try:
             answer = await asyncio.wait_for(asyncio.shield(self._load), timeout_s)
         except TimeoutError:
@@ -238,6 +250,16 @@ class Worker:
         """
         return await self._paged(lambda call: wire.PageIn(call=call))
 
+    async def set_room(self, size: int, kept: int) -> wire.RoomSet:
+        """See `protocol.SetRoom`.
+
+        Raises:
+            WorkerDied: the process ended before it answered.
+        """
+        answer = await self._call(lambda call: wire.SetRoom(call=call, bytes=size, kept=kept))
+        assert isinstance(answer, wire.RoomSet)  # noqa: S101 - the protocol's promise
+        return answer
+
     async def _paged(self, command: Callable[[int], wire.Command]) -> wire.Paged:
         answer = await self._call(command)
         assert isinstance(answer, wire.Paged)  # noqa: S101 - the protocol's promise
@@ -313,7 +335,7 @@ class Worker:
             case wire.Saved():
                 if self.on_saved is not None:
                     self.on_saved(report)
-            case wire.ToolParsed() | wire.KvMeasured() | wire.KvErased() | wire.Paged():
+            case wire.ToolParsed() | wire.KvMeasured() | wire.KvErased() | wire.Paged() | wire.RoomSet():
                 answer = self._calls.pop(report.call)
                 if not answer.done():
                     answer.set_result(report)

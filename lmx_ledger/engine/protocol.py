@@ -51,7 +51,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
     `prefill_step`: most prompt tokens read at once; fewer while others decode, so that they wait at most `prefill_gap`
     of their own steps. `kv`: None where nothing is to be kept. `derived`: the folder for weights that are not in the
-    files as they are used, when they are paged out.
+    files as they are used, when they are paged out. `room`: bytes that its arrays may take; None: nobody
+    counts. `scale`: how much more than foretold a pass took earlier workers.
     """
 
     path: str
@@ -59,6 +60,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     prefill_gap: float
     kv: Kv | None = None
     derived: str | None = None
+    room: int | None = None
+    scale: float = 1.0
 
 
 class Insert(msgspec.Struct, frozen=True, tag="insert"):
@@ -122,11 +125,19 @@ class PageIn(msgspec.Struct, frozen=True, tag="page_in"):
     call: int
 
 
+class SetRoom(msgspec.Struct, frozen=True, tag="set_room"):
+    """From now on its arrays may take so many bytes, and `kept` KV at rest in RAM; answered by `RoomSet`."""
+
+    call: int
+    bytes: int
+    kept: int
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Leave at once, with exit status 0."""
 
 
-Command: TypeAlias = Load | Insert | Cancel | ParseTool | MeasureKv | EraseKv | PageOut | PageIn | Shutdown
+Command: TypeAlias = Load | Insert | Cancel | ParseTool | MeasureKv | EraseKv | PageOut | PageIn | SetRoom | Shutdown
 
 
 # --- worker -> daemon -----------------------------------------------------------------------------------------------
@@ -179,8 +190,28 @@ class KvOpened(msgspec.Struct, frozen=True):
     borrowed: bool = False
 
 
+class KvShape(msgspec.Struct, frozen=True, array_like=True):
+    """What one stream's caches take: `per_token` bytes of full attention, a constant, and windows: bytes per token, and
+    the tokens that they grow to.
+    """
+
+    per_token: int
+    constant: int = 0
+    windows: list[tuple[int, int]] = []
+
+    def bytes(self, tokens: int) -> int:
+        """Of so many tokens; mlx-lm's caches grow by 256."""
+        room = (tokens + 255) // 256 * 256
+        return self.per_token * room + self.constant + sum(each * min(room, most) for each, most in self.windows)
+
+
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The model is resident and its first forward pass has run. `kv`: None where none is to be kept, or can be."""
+    """The model is resident and its first forward pass has run. `kv`: None where none is to be kept, or can be.
+
+    `layers`: bytes of its weights, in the order in which they come back (they go in the opposite one). `shape`: what a
+    stream's caches take. `pass_token` and `pass_pair`: bytes that a pass takes for a token, and for a token and each
+    one that it looks at.
+    """
 
     weights_bytes: int
     vocab: int
@@ -189,6 +220,10 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     active_bytes: int
     ms: float
     kv: KvOpened | None = None
+    layers: list[int] = []
+    shape: KvShape = KvShape(0)
+    pass_token: float = 0.0
+    pass_pair: float = 0.0
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -304,13 +339,28 @@ class Paged(msgspec.Struct, frozen=True, tag="paged"):
     error: str | None = None
 
 
+class RoomSet(msgspec.Struct, frozen=True, tag="room_set"):
+    """What it may take from now on: as ordered, or more where it holds more by now."""
+
+    call: int
+    bytes: int
+    kept: int
+
+
 class Step(msgspec.Struct, frozen=True, tag="step"):
-    """What one step gave: this step's token of every stream, and the progress of prompts being read."""
+    """What one step gave: this step's token of every stream, and the progress of prompts being read.
+
+    Bytes: what arrays take now, and what the process takes beyond an empty one; of the last round of the loop, the peak
+    and what had been foretold of it (0: nothing was).
+    """
 
     tokens: list[Token]
     prefill: list[Prefill]
     active_bytes: int
     peak_bytes: int
+    predicted_bytes: int = 0
+    process_bytes: int = 0
+    kept_bytes: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -342,7 +392,7 @@ class ToolParsed(msgspec.Struct, frozen=True, tag="tool_parsed"):
     error: str | None
 
 
-Answer: TypeAlias = ToolParsed | KvMeasured | KvErased | Paged
+Answer: TypeAlias = ToolParsed | KvMeasured | KvErased | Paged | RoomSet
 Report: TypeAlias = Hello | Loaded | LoadFailed | Restored | Saved | Step | Refused | Recovered | Failed | Answer
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -117,7 +117,7 @@ class Step(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """`short_by`: bytes that are missing behind the steps. `after_s`: when a turn is over that is waited for, if one is.
+    """`short_by`: bytes that are missing behind the steps. `after_s`: when a turn ends that is waited for, if one is.
 
     `breached`: the threshold is passed with this need, whether or not all of it is had.
     """
@@ -167,7 +167,7 @@ def short_of(account: Account, need: Need) -> int:
 
 
 def ceiling(account: Account, model: str, weights: int, working: int, kv_bytes: Sequence[tuple[int, int]]) -> int:
-    """The most tokens of one stream that can be had alone: of `(tokens, bytes)`, ascending, the last that fits; 0: none."""
+    """The most tokens of one stream that can be had alone: of some `(tokens, bytes)`; 0: none of them fits."""
     fitting = [
         tokens
         for tokens, size in kv_bytes

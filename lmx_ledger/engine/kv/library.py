@@ -88,6 +88,13 @@ class Library:
         with self._lock:
             return self._held_bytes + self._unsaved_bytes
 
+    def hold_at_most(self, ram: int) -> None:
+        """Another bound for the RAM tier; what is on its way to the disk stays until it is there."""
+        with self._lock:
+            self._ram_limit = ram
+            while self._held and self._held_bytes + self._unsaved_bytes > ram:
+                self._let_go_of_oldest()
+
     @property
     def disk_bytes(self) -> int:
         """What the files take."""

@@ -105,6 +105,10 @@ class Keeping:
         """What is kept in RAM."""
         return self._library.ram_bytes
 
+    def hold_at_most(self, ram: int) -> None:
+        """See `Library.hold_at_most`."""
+        self._library.hold_at_most(ram)
+
     @property
     def disk_bytes(self) -> int:
         """What is kept on disk."""

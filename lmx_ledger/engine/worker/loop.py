@@ -20,8 +20,10 @@ import msgspec
 from lmx_ledger.engine import protocol as wire
 from lmx_ledger.engine.recorder import FlightRecorder
 from lmx_ledger.engine.worker import schedule
+from lmx_ledger.engine.worker.estimate import Pass
 from lmx_ledger.engine.worker.forms import form_for
 from lmx_ledger.engine.worker.keeping import Fetched, Keeping, Written
+from lmx_ledger.engine.worker.meter import NOTHING, Meter, process_bytes
 from lmx_ledger.engine.worker.model import ResidentModel, read_model
 from lmx_ledger.engine.worker.paging import Returning, page_out
 from lmx_ledger.engine.worker.rows import Group, Row, Told
@@ -44,6 +46,7 @@ class StepLoop:
         self._blas = blas
         self._model: ResidentModel | None = None
         self._keeping: Keeping | None = None
+        self._meter: Meter | None = None
         self._most_read = 0
         self._gap = 1.0
         self._rows: dict[int, Row] = {}
@@ -77,10 +80,14 @@ class StepLoop:
             while not self._inbox.empty():
                 if not self._obey(self._inbox.get()):
                     return
+            if self._meter is not None:
+                self._meter.begin()
             if self._groups:
                 self._decode()
             if self._reading:
                 self._read()
+            if self._meter is not None:
+                self._meter.end()
             if self._returning is not None:
                 self._page_in(self._returning)
 
@@ -104,6 +111,8 @@ class StepLoop:
                 self._erase_kv(command)
             case wire.PageOut():
                 self._page_out(command)
+            case wire.SetRoom():
+                self._set_room(command)
             case wire.PageIn():
                 assert self._model is not None  # noqa: S101 - the daemon has been told that it is loaded
                 self._returning = Returning(self._model.weights, command)
@@ -120,12 +129,15 @@ class StepLoop:
 
     def _load(self, command: wire.Load) -> None:
         self._recorder.note(f"load {command.path}")
+        empty_bytes = process_bytes()
         try:
-            model = read_model(Path(command.path), Path(command.derived) if command.derived is not None else None)
+            derived = Path(command.derived) if command.derived is not None else None
+            model = read_model(Path(command.path), derived, command.scale)
         except Exception as error:  # noqa: BLE001 - any architecture's code may raise anything; all of it means "cannot be served"
             self._send(wire.LoadFailed(error=f"{type(error).__name__}: {error}"))
             return
         self._model, self._most_read, self._gap = model, command.prefill_step, command.prefill_gap
+        self._meter = Meter(model.estimate, command.room, empty_bytes)
         kept = self._keep_kv(model, command.kv) if command.kv is not None else None
         self._recorder.note(f"loaded {model.architecture}, {model.weights.bytes} bytes")
         self._send(
@@ -137,6 +149,10 @@ class StepLoop:
                 active_bytes=mx.get_active_memory(),
                 ms=model.ms,
                 kv=kept,
+                layers=list(model.weights.layers),
+                shape=model.shape,
+                pass_token=model.estimate.per_token,
+                pass_pair=model.estimate.per_pair,
             )
         )
 
@@ -212,8 +228,10 @@ class StepLoop:
 
     def _step(self, group: Group) -> None:
         self._steps += 1
-        act = f"step {self._steps}: {len(group.rows)} rows of up to {max(group.lengths)} tokens"
+        longest = max(group.lengths)
+        act = f"step {self._steps}: {len(group.rows)} rows of up to {longest} tokens"
         self._recorder.note(act, self._busy_with())
+        self._expect(Pass(len(group.rows), 1, longest), copies=group.copies)
         was, ticket = list(group.rows), group.ticket
         group.ticket = self._queued.give(group.step_s, time.monotonic())
         try:
@@ -240,6 +258,11 @@ class StepLoop:
             if pair is None:
                 return
             first, second = able[pair[0]], able[pair[1]]
+            copies = first.copies_with(second)
+            if self._meter is not None and not self._meter.has_room_for(copies):
+                # Apart they take longer, and no more than they have.
+                return
+            self._expect(None, copies=copies)
             self._recorder.note(f"join {len(first.rows)} rows and {len(second.rows)}", self._busy_with())
             was = [*first.rows, *second.rows]
             self._groups.remove(second)
@@ -258,7 +281,7 @@ class StepLoop:
             # Many prompts that come together would otherwise each cost the others a step in between.
             room_s = min(room_s, self._room_s() - (time.monotonic() - began_s))
             row = self._reading[self._next_to_read()]
-            if room_s <= 0 or row.unread > self._speed.chunk(room_s, self._most_read):
+            if room_s <= 0 or row.unread > self._piece(row, room_s):
                 return
 
     def _next_to_read(self) -> int:
@@ -268,14 +291,16 @@ class StepLoop:
         """A piece of this prompt, which joins those who decode when it is read; False when that failed."""
         assert self._model is not None  # noqa: S101 - rows exist only behind a loaded model
         row = self._reading[number]
-        tokens = min(row.unread, self._speed.chunk(room_s, self._most_read)) if row.unread else 0
+        tokens = min(row.unread, self._piece(row, room_s)) if row.unread else 0
         stop = self._keeping.stops_at(row.insert, row.read) if self._keeping is not None else 0
         tokens = min(tokens, stop or tokens)
         told = f"read {tokens} tokens of {number}, {row.read} of {len(row.tokens)} are read"
         self._recorder.note(told, self._busy_with(number))
         try:
-            if not row.cache:
+            new = not row.cache
+            if new:
                 row.begin_reading(self._model.module)
+            self._expect(Pass(1, max(tokens, 1), row.read + tokens), growth=self._kv_bytes(row) if new else 0)
             if tokens:
                 self._read_piece(row, tokens)
             if self._keeping is not None and self._keeping.due(row.insert, row.read - tokens, row.read):
@@ -316,6 +341,19 @@ class StepLoop:
         row.read += tokens
         self._speed.seen(tokens, self._queued.waited_for_all(began_s, time.monotonic()))
         self._turns.read(row.insert.owner, tokens, row.insert.weight)
+
+    def _piece(self, row: Row, room_s: float) -> int:
+        """Tokens of its prompt for which there is time and memory."""
+        tokens = self._speed.chunk(room_s, self._most_read)
+        if self._meter is None:
+            return tokens
+        growing = 0 if row.cache else self._kv_bytes(row)
+        return max(self._meter.tokens(row.read, tokens, growing), schedule.LEAST_CHUNK)
+
+    def _kv_bytes(self, row: Row) -> int:
+        """What its caches take once it is begun."""
+        assert self._model is not None  # noqa: S101 - as above
+        return self._model.shape.bytes(row.room)
 
     def _room_s(self) -> float:
         """How long the next piece may take."""
@@ -410,6 +448,23 @@ class StepLoop:
             return
         self._send(wire.KvErased(call=command.call, bytes=erased))
 
+    # --- memory that was granted -------------------------------------------------------------------------------------
+
+    def _set_room(self, order: wire.SetRoom) -> None:
+        assert self._meter is not None  # noqa: S101 - the daemon has been told that a model is loaded
+        if self._keeping is not None:
+            self._keeping.hold_at_most(order.kept)
+        self._meter.room = max(order.bytes, mx.get_active_memory())
+        kept = max(order.kept, self._kept_bytes())
+        self._send(wire.RoomSet(call=order.call, bytes=self._meter.room, kept=kept))
+
+    def _kept_bytes(self) -> int:
+        return self._keeping.ram_bytes if self._keeping is not None else 0
+
+    def _expect(self, one: Pass | None, *, growth: int = 0, copies: int = 0) -> None:
+        if self._meter is not None:
+            self._meter.expect(one, growth, copies)
+
     # --- weights that go and come back -------------------------------------------------------------------------------
 
     def _page_out(self, order: wire.PageOut) -> None:
@@ -464,12 +519,17 @@ class StepLoop:
             mx.clear_cache()
 
     def _report(self, tokens: list[wire.Token], prefill: Sequence[wire.Prefill] = ()) -> None:
+        meter = self._meter
+        foretold = meter.told() if meter is not None else NOTHING
         self._send(
             wire.Step(
                 tokens=tokens,
                 prefill=list(prefill),
                 active_bytes=mx.get_active_memory(),
-                peak_bytes=mx.get_peak_memory(),
+                peak_bytes=foretold.peak_bytes,
+                predicted_bytes=foretold.predicted_bytes,
+                process_bytes=meter.process_bytes if meter is not None else 0,
+                kept_bytes=self._kept_bytes(),
             )
         )
 

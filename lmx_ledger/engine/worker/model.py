@@ -14,18 +14,22 @@ from mlx_lm import tokenizer_utils
 from mlx_lm.models.cache import make_prompt_cache
 from tokenizers import Tokenizer
 
-from lmx_ledger.engine.protocol import Dialect
+from lmx_ledger.engine.protocol import Dialect, KvShape
+from lmx_ledger.engine.worker.estimate import Estimate
+from lmx_ledger.engine.worker.meter import measure
 from lmx_ledger.engine.worker.weights import Weights, read_weights
 
 
 class ResidentModel(NamedTuple):
-    """A model in memory. `cache` has one token in it, `vocab` is the width of its logits.
+    """A model in memory. `cache` has one token in it, `vocab` is the width of its logits; see `meter.measure`.
 
     `parse_tool` is mlx-lm's parser for its dialect.
     """
 
     module: nn.Module
     weights: Weights
+    estimate: Estimate
+    shape: KvShape
     cache: list[Any]
     vocab: int
     architecture: str
@@ -34,10 +38,10 @@ class ResidentModel(NamedTuple):
     ms: float
 
 
-def read_model(path: Path, derived: Path | None = None) -> ResidentModel:
+def read_model(path: Path, derived: Path | None = None, scale: float = 1.0) -> ResidentModel:
     """Load the weights and run one forward pass, so that what cannot run fails here and not under a request.
 
-    `derived`: see `read_weights`.
+    `derived`: see `read_weights`; `scale`: see `Estimate`.
 
     Raises:
         Exception: whatever mlx-lm or the architecture's own code raises for files that it cannot use.
@@ -47,10 +51,13 @@ def read_model(path: Path, derived: Path | None = None) -> ResidentModel:
     cache = make_prompt_cache(module)
     logits = module(mx.array([[0]]), cache=cache)
     mx.eval(logits)
+    estimate, shape = measure(module, scale)
     dialect, parser = read_dialect(path)
     return ResidentModel(
         module=module,
         weights=weights,
+        estimate=estimate,
+        shape=shape,
         cache=cache,
         vocab=int(logits.shape[-1]),
         architecture=str(config["model_type"]),

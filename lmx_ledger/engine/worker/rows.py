@@ -13,7 +13,7 @@ from lmx_ledger.engine.kv.chain import Chain
 from lmx_ledger.engine.protocol import Insert, Logprob
 from lmx_ledger.engine.worker.sampling import Draw, LogitsProcessor, make_processors, read_logprob
 from lmx_ledger.engine.worker.schedule import Mean
-from lmx_ledger.engine.worker.slots import as_batch, one_of, packed
+from lmx_ledger.engine.worker.slots import AT_ONCE, as_batch, copied, growth, joined, make_room, one_of, packed, settle
 
 _CACHE_STEP: Final = 256
 _SIXTEEN_STEPS: Final = 16 * _CACHE_STEP
@@ -130,12 +130,24 @@ class Group:
         """Whether others may join it: not every kind of cache can be a batch, and a suspect is alone."""
         return not self.rows[0].suspect and (not self._alone or all(map(_can_share, self._cache)))
 
+    @property
+    def copies(self) -> int:
+        """Bytes that it takes to make caches anew in the next step, as far as can be foretold."""
+        leaving = len(self.rows) > 1 and any(row.left <= 1 for row in self.rows)
+        return growth(self._cache).bytes + (copied(self._cache).bytes if leaving else 0)
+
+    def copies_with(self, other: "Group") -> int:
+        """Bytes that it takes to have the other's rows as well."""
+        return joined(self._cache, other._cache).bytes
+
     def take_in(self, other: "Group") -> None:
         """Have the rows of another group from now on; that one is used up."""
         for group in (self, other):
             group._as_batch()
+        large = joined(self._cache, other._cache).made > AT_ONCE
         for own, new in zip(self._cache, other._cache, strict=True):
             own.extend(new)
+            settle(own, large=large)
         self.rows += other.rows
         self._fresh += other._fresh
         self._tokens = mx.concatenate([self._tokens, other._tokens])
@@ -176,6 +188,7 @@ class Group:
 
     def launch(self) -> None:
         """Put the tokens through and draw the next ones, without waiting."""
+        make_room(self._cache)
         logits = self._module(self._tokens[:, None], cache=self._cache)[:, -1, :]
         if any(row.processors for row in self.rows):
             logits = mx.concatenate([self._processed(n, row, logits[n : n + 1]) for n, row in enumerate(self.rows)])
@@ -218,8 +231,10 @@ class Group:
             return
         if len(keep) < len(self._tokens):
             numbers = mx.array(keep)
+            large = copied(self._cache).made > AT_ONCE
             for part in self._cache:
                 part.filter(keep)
+                settle(part, large=large)
             self._tokens = self._tokens[numbers]
             if self._logprobs is not None:
                 self._logprobs = self._logprobs[numbers]

@@ -1,11 +1,13 @@
 """A batch of rows in which one comes or goes for the price of that one, not of all."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, KVCache
 
+AT_ONCE: Final = 8_000_000
+"""Bytes of caches that may be made anew without waiting for the device in between."""
 _WASTE = 4
 """Padding that all rows have is given up when it is one part in so many of the whole."""
 
@@ -51,6 +53,10 @@ class SlotKVCache(BatchKVCache):  # type: ignore[misc]
         self.offset = self.offset + keys.shape[2]
         self._idx = end
         return self.keys_and_values()
+
+    def grow(self) -> None:
+        """Have room for more tokens."""
+        self._make_room(self.keys.shape[0], 0, self._idx)
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
         """What the rows in use have."""
@@ -128,3 +134,97 @@ def as_batch(part: Any) -> Any:
 def one_of(part: Any, number: int) -> Any:
     """The cache of one row of a batch; its arrays may be views, and are not to be kept."""
     return part.row(number) if isinstance(part, SlotKVCache) else part.extract(number)
+
+
+class Copies(NamedTuple):
+    """Arrays of caches that are made anew: their bytes, those that go for them, and those of the largest layer."""
+
+    made: int = 0
+    gone: int = 0
+    largest: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """What it takes at the moment of the most: layer by layer where there is much of it, else all at once."""
+        return self.made if self.made <= AT_ONCE else max(self.made - self.gone, 0) + self.largest
+
+    def and_one(self, made: int, gone: int) -> "Copies":
+        """With those of one more layer."""
+        return Copies(self.made + made, self.gone + gone, max(self.largest, made))
+
+
+def growth(cache: Sequence[Any]) -> Copies:
+    """What has to be made anew because there is no room for one more token; of full attention."""
+    found = Copies()
+    for part in cache:
+        if _is_full(part):
+            have = part.keys.shape[2]
+            found = found.and_one(_bytes(part) // have * (have + part.step), _bytes(part))
+    return found
+
+
+def joined(own: Sequence[Any], other: Sequence[Any]) -> Copies:
+    """What has to be made anew for two batches to be one; of full attention."""
+    found = Copies()
+    for first, second in zip(own, other, strict=True):
+        if not isinstance(first, KVCache | SlotKVCache) or not isinstance(second, KVCache | SlotKVCache):
+            continue
+        rows, slots, at = _used(first)
+        more, _, behind = _used(second)
+        end, have = max(at, behind), first.keys.shape[2]
+        if rows + more > slots or end > have or end > at:
+            step = SlotKVCache.step
+            room = (end + step) // step * step
+            made = _bytes(first) // (slots * have) * max(slots, rows + more + rows // 2) * room
+            found = found.and_one(made, _bytes(first) + _bytes(second))
+    return found
+
+
+def copied(cache: Sequence[Any]) -> Copies:
+    """What may have to be made anew when a row leaves; of full attention."""
+    found = Copies()
+    for part in cache:
+        if isinstance(part, SlotKVCache) and len(part._pads) > 1:
+            found = found.and_one(_bytes(part), _bytes(part))
+    return found
+
+
+def make_room(cache: Sequence[Any]) -> None:
+    """Have room for one more token in each layer of full attention; what is large grows layer by layer."""
+    one_by_one = growth(cache).made > AT_ONCE
+    for part in cache:
+        if _is_full(part):
+            if isinstance(part, SlotKVCache):
+                part.grow()
+            else:
+                more = [
+                    mx.zeros((*array.shape[:2], part.step, array.shape[3]), array.dtype)
+                    for array in (part.keys, part.values)
+                ]
+                part.keys = mx.concatenate([part.keys, more[0]], axis=2)
+                part.values = mx.concatenate([part.values, more[1]], axis=2)
+            if one_by_one:
+                mx.eval(part.keys, part.values)
+
+
+def settle(part: Any, *, large: bool) -> None:
+    """Where there is much of it, have a layer made before the next one is: then the old one is gone by then."""
+    if large and isinstance(part, SlotKVCache):
+        mx.eval(part.keys, part.values)
+
+
+def _is_full(part: Any) -> bool:
+    if not isinstance(part, KVCache | SlotKVCache) or part.keys is None:
+        return False
+    return _used(part)[2] >= int(part.keys.shape[2])
+
+
+def _used(part: Any) -> tuple[int, int, int]:
+    """Rows, slots for rows, and tokens."""
+    if isinstance(part, SlotKVCache):
+        return len(part._pads), part.keys.shape[0], part._idx
+    return 1, 1, part.offset
+
+
+def _bytes(part: Any) -> int:
+    return int(part.keys.nbytes + part.values.nbytes)

@@ -91,6 +91,11 @@ class Weights:
         return sum(layer.bytes for layer in self._layers if layer.lazy is None)
 
     @property
+    def layers(self) -> Sequence[int]:
+        """Bytes of each, in the order in which they come back."""
+        return [layer.bytes for layer in self._layers]
+
+    @property
     def layers_out(self) -> int:
         """Layers that must come back before a forward pass."""
         return sum(layer.lazy is not None for layer in self._layers)
