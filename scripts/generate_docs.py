@@ -51,8 +51,10 @@ def config_example() -> str:
 
 
 def _key(name: str, field: FieldInfo) -> str:
-    value = "..." if field.default is PydanticUndefined else field.default
-    return f"{name} = {_toml(value)}  # {field.description}"
+    value = "..." if field.default in (None, PydanticUndefined) else field.default
+    # TOML has no word for "none": such a key is shown, and left out.
+    mark = "# " if field.default is None else ""
+    return f"{mark}{name} = {_toml(value)}  # {field.description}"
 
 
 def _toml(value: object) -> str:

@@ -20,6 +20,7 @@ FLOORS = [
     "guard",
     "memory",
     "engine",
+    "sensor",
     "ledger",
     "core",
 ]

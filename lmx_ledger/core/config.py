@@ -185,6 +185,15 @@ class QueueSection(_Section):
     max_choices: int = Field(8, ge=1, le=128, description="Largest `n` of one request.")
 
 
+class SensorsSection(_Section):
+    """What the machine is asked about itself."""
+
+    every: Seconds = Field(2.0, ge=0.1, description="How often memory, swap and pressure are read.")
+    script: str | None = Field(
+        None, description="For rehearsals: a file of readings (JSON lines) in place of this machine's."
+    )
+
+
 class ModelSection(_Section):
     """One model to serve."""
 
@@ -204,6 +213,7 @@ class Config(_Section):
     context: ContextSection = ContextSection()
     engine: EngineSection = EngineSection()
     queue: QueueSection = QueueSection()
+    sensors: SensorsSection = SensorsSection()
     models: list[ModelSection] = Field([], description="Models to serve; none: the embedded demo model.")
 
     @model_validator(mode="after")

@@ -582,6 +582,90 @@ class KvCorrupt(EventData, frozen=True, kw_only=True):
     reason: str
 
 
+# --- the guard, and what it sees ------------------------------------------------------------------------------------
+
+
+@_event("guard.threshold_breached", Severity.WARNING, durable=True)
+class GuardThresholdBreached(EventData, frozen=True, kw_only=True):
+    """`memory`: what is used has reached `page_at` of the limit in force. `memory_limit`: that limit was lowered.
+
+    `fraction` is used of the limit. `reason`: `used`, or why the limit is lowered (`other_programs`, `cgroup`, `swap`,
+    `pressure`); a lowering says `from_bytes`, `to_bytes`, and the `readings` that it was taken from.
+    """
+
+    name: str
+    used_bytes: int
+    limit_bytes: int
+    fraction: float
+    reason: str
+    page_at: float | None = None
+    from_bytes: int | None = None
+    to_bytes: int | None = None
+    readings: dict[str, Any] | None = None
+
+
+@_event("guard.threshold_cleared", durable=True)
+class GuardThresholdCleared(EventData, frozen=True, kw_only=True):
+    """`memory`: what is used is down to `page_to` of the limit in force, so that `page_at` is no longer reached.
+
+    `memory_limit`: the limit in force went up again, because readings allowed it for a while.
+    """
+
+    name: str
+    used_bytes: int
+    limit_bytes: int
+    fraction: float
+    reason: str
+    page_at: float | None = None
+    page_to: float | None = None
+    from_bytes: int | None = None
+    to_bytes: int | None = None
+    readings: dict[str, Any] | None = None
+
+
+@_event("sensor.sampled", Severity.DEBUG)
+class SensorSampled(EventData, frozen=True, kw_only=True):
+    """A reading of the machine's memory, once a minute and when a sensor is back; null is what it does not say.
+
+    `swap_in_bytes` and `swap_out_bytes` count from the machine's start. `used_bytes` is what the workers use.
+    """
+
+    sensor: str
+    used_bytes: int
+    total_bytes: int
+    available_bytes: int
+    cgroup_limit_bytes: int | None
+    cgroup_used_bytes: int | None
+    swap_used_bytes: int | None
+    swap_in_bytes: int | None
+    swap_out_bytes: int | None
+    pressure: str | None
+
+
+@_event("sensor.unavailable", Severity.WARNING)
+class SensorUnavailable(EventData, frozen=True, kw_only=True):
+    """A sensor cannot be read; it is tried again, and what hangs on it stays as it is until then."""
+
+    sensor: str
+    error: str
+
+
+@_event("sensor.swap_thrash", Severity.WARNING)
+class SensorSwapThrash(EventData, frozen=True, kw_only=True):
+    """The machine has written so many bytes per second to swap, in both halves of `window_s`."""
+
+    bytes_per_s: int
+    window_s: float
+
+
+@_event("sensor.swap_recovered")
+class SensorSwapRecovered(EventData, frozen=True, kw_only=True):
+    """It writes next to nothing to swap any more, over `window_s`."""
+
+    bytes_per_s: int
+    window_s: float
+
+
 # --- breakers -------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,8 @@ from lmx_ledger.core.units import show_bytes, show_duration
 
 _LONGEST_VALUE: Final = 160
 _GUARD: Final = ("guard.", "sensor.", "breaker.", "drill.")
+_CORE_TOO: Final = ("guard.threshold_",)
+"""Memory is the core's, whoever watches it."""
 
 TEMPLATES: Final[dict[str, str]] = {
     "daemon.started": "LMX {version} starting on {host}:{port} (pid {pid}).",
@@ -54,6 +56,12 @@ TEMPLATES: Final[dict[str, str]] = {
     "kv.saved": "KV of {session} is kept: {tokens} tokens, {bytes:bytes} of it new, on disk: {on_disk}.",
     "kv.evicted": "KV of {model} let go of: {pieces} pieces, {bytes:bytes} ({reason}; error: {error}).",
     "kv.corrupt": "KV of {model} is damaged and not used: {bytes:bytes} ({reason}; files: {files}).",
+    "guard.threshold_breached": "VRAM threshold ({page_at:percent}) breached.",
+    "guard.threshold_cleared": "VRAM threshold ({page_at:percent}) cleared, {fraction:percent} are used.",
+    "sensor.sampled": "Memory ({sensor}): {available_bytes:bytes} of {total_bytes:bytes} available.",
+    "sensor.unavailable": "Sensor {sensor} cannot be read: {error}",
+    "sensor.swap_thrash": "The machine swaps: {bytes_per_s:bytes}/s for {window_s:s}.",
+    "sensor.swap_recovered": "The machine swaps no longer ({bytes_per_s:bytes}/s).",
     "breaker.opened": "Breaker of {name} opened for {for_s:s} after {failures} failures: {reason}",
     "breaker.half_opened": "Breaker of {name} half-open: one try.",
     "breaker.closed": "Breaker of {name} closed.",
@@ -65,14 +73,25 @@ TEMPLATES: Final[dict[str, str]] = {
 }
 """What each type of event says. A field is looked up in `data`, then in the event itself; what is None reads `-`."""
 
+NAMED: Final[dict[tuple[str, str], str]] = {
+    ("guard.threshold_breached", "memory_limit"): (
+        "Memory limit lowered from {from_bytes:bytes} to {to_bytes:bytes} ({reason})."
+    ),
+    ("guard.threshold_cleared", "memory_limit"): (
+        "Memory limit raised from {from_bytes:bytes} to {to_bytes:bytes} ({reason})."
+    ),
+}
+"""What an event of that type says instead where its `name` is that one."""
+
 
 def render(recorded: Recorded, *, with_time: bool = False) -> str:
     """One line, without its end: `[LMX-Core] Loaded m0 (1.2GB, ...) in 340ms.`, the time in front if asked.
 
     What clients wrote can be in an event: no control character, line end or change of writing direction gets through.
     """
-    component = "LMX-Guard" if recorded.type.startswith(_GUARD) else "LMX-Core"
-    template = TEMPLATES.get(recorded.type)
+    guard = recorded.type.startswith(_GUARD) and not recorded.type.startswith(_CORE_TOO)
+    component = "LMX-Guard" if guard else "LMX-Core"
+    template = NAMED.get((recorded.type, str(recorded.data.get("name")))) or TEMPLATES.get(recorded.type)
     text = _plain(recorded) if template is None else _FORMATTER.vformat(template, (), _Fields(recorded))
     line = f"[{component}] {text}"
     if recorded.severity >= Severity.ERROR:
@@ -109,6 +128,8 @@ class _Formatter(string.Formatter):
                 return show_duration(value / 1000).replace(" ", "")
             if format_spec == "s":
                 return show_duration(value).replace(" ", "")
+            if format_spec == "percent":
+                return f"{value * 100:.4g}%"
         if format_spec == "last" and isinstance(value, list):
             return _shown(value[-1] if value else None)
         return _shown(value)

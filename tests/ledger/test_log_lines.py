@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx_ledger.core.events import CATALOGUE, EventType, Recorded, Severity
-from lmx_ledger.ledger.log_lines import TEMPLATES, render
+from lmx_ledger.ledger.log_lines import NAMED, TEMPLATES, render
 
 
 def recorded(kind: str, data: dict[str, Any], **changes: Any) -> Recorded:
@@ -57,6 +57,33 @@ def test_lines_read_as_they_should() -> None:
     assert render(recorded("ledger.dropped", data), with_time=True) == (
         "2023-11-14T22:13:20.123456Z [LMX-Core] Ledger: 1 events late, 2 lost (database is locked). (error)"
     )
+
+
+def test_the_threshold_reads_as_the_reference_guide_has_it() -> None:
+    data = {"name": "memory", "page_at": 0.85, "used_bytes": 9, "limit_bytes": 10, "fraction": 0.9, "reason": "used"}
+    assert render(recorded("guard.threshold_breached", data)) == "[LMX-Core] VRAM threshold (85%) breached."
+    data |= {"page_at": 0.855, "fraction": 0.7402}
+    assert render(recorded("guard.threshold_cleared", data)) == (
+        "[LMX-Core] VRAM threshold (85.5%) cleared, 74.02% are used."
+    )
+
+
+def test_a_change_of_the_limit_in_force_has_a_line_of_its_own() -> None:
+    data = {"name": "memory_limit", "from_bytes": 24 * 10**9, "to_bytes": 16 * 10**9, "reason": "other_programs"}
+    assert render(recorded("guard.threshold_breached", data)) == (
+        "[LMX-Core] Memory limit lowered from 24GB to 16GB (other_programs)."
+    )
+    data |= {"from_bytes": 16 * 10**9, "to_bytes": 24 * 10**9, "reason": "recovered"}
+    assert render(recorded("guard.threshold_cleared", data)) == (
+        "[LMX-Core] Memory limit raised from 16GB to 24GB (recovered)."
+    )
+
+
+@pytest.mark.parametrize("key", NAMED, ids=str)
+def test_a_template_for_a_name_has_only_fields_that_the_event_has(key: tuple[str, str]) -> None:
+    fields = {field for _, field, _, _ in string.Formatter().parse(NAMED[key]) if field}
+    assert fields <= set(CATALOGUE[key[0]].data.__struct_fields__)
+    assert render(recorded(key[0], {"name": key[1]})).startswith("[LMX-")
 
 
 def test_a_type_of_a_newer_program_has_a_line_too() -> None:
