@@ -102,15 +102,15 @@ class Connection:
             self._check(response)
             return self._json(response)
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The JSON of a POST that succeeded.
+    def post(self, path: str, body: dict[str, Any], *, patience_s: float = _PATIENCE_S) -> Any:
+        """The JSON of a POST that succeeded, within so long.
 
         Raises:
             NoDaemon: nobody listens there.
             Refused: the answer is an error.
             Failure: no answer in time, or none of an LMX daemon.
         """
-        with self._explained(), self._client() as client:
+        with self._explained(), self._client(patience_s) as client:
             response = client.post(path, json=body)
             self._check(response)
             return self._json(response)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.text import Text
 
-from lmx_ledger.cli import start, stop
+from lmx_ledger.cli import residency, start, stop
 from lmx_ledger.cli.connection import Connection, Failure
 from lmx_ledger.cli.display import SEVERITY_STYLE, harmless, note, on_terminal, print_json, state_text, terminal
 from lmx_ledger.cli.events import Follow, Since, default_count, moment, severity_of
@@ -16,7 +16,7 @@ from lmx_ledger.cli.options import ApiKey, AsJson, AsJsonLines, Home, Port, Url,
 from lmx_ledger.cli.source import follow, ledger_file, newest, note_file, open_source
 from lmx_ledger.core.clock import rfc3339, utc_us
 from lmx_ledger.core.events import Recorded
-from lmx_ledger.core.units import parse_bytes, show_bytes, show_duration
+from lmx_ledger.core.units import show_bytes, show_duration
 from lmx_ledger.ledger.filter import EventFilter
 
 EXAMPLE: Final = "Example: lmx serve start --detach"
@@ -28,6 +28,7 @@ group = typer.Typer(
 )
 group.command("start", epilog=start.EXAMPLE)(start.start)
 group.command("stop", epilog=stop.EXAMPLE)(stop.stop)
+residency.register(group)
 
 
 @group.command("status", epilog="Example: lmx serve status --json")
@@ -141,34 +142,6 @@ def _facts(found: dict[str, Any], url: str, ready: dict[str, Any]) -> list[tuple
         ("context", Text(f"up to {found['max_context_tokens']:,} tokens")),
         ("ledger", Text(f"event {ledger['seq']:,}, {ledger['queue']} waiting to be written")),
     ]
-
-
-@group.command("page-out", epilog="Example: lmx serve page-out --model qwen3-8b --free 2GB")
-def page_out(
-    model: Annotated[str, typer.Option("--model", metavar="ID", help="Whose weights.")],
-    free: Annotated[
-        str | None, typer.Option("--free", metavar="SIZE", help="At least so much, layer by layer; else all.")
-    ] = None,
-    port: Port = None,
-    as_json: AsJson = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-) -> None:
-    """Take a model's weights out of memory; its next request has them read again, without being refused."""
-    try:
-        size = parse_bytes(free) if free is not None else 0
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--free") from None
-    moved = Connection(url_of(url, port), api_key).post("/lmx/models/page-out", {"model": model, "bytes": size})
-    if as_json:
-        print_json(moved)
-        return
-    now = moved["model"]
-    took = show_duration(moved["ms"] / 1e3)
-    typer.echo(
-        f"{harmless(now['id'])}: {moved['layers']} layers out, {show_bytes(moved['bytes'])} free in {took}, "
-        f"{show_bytes(moved['written_bytes'])} written; {show_bytes(now['resident_bytes'])} in memory"
-    )
 
 
 @group.command("logs", epilog="Example: lmx serve logs -f --since 10m --level warning --time")

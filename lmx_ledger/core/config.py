@@ -134,6 +134,20 @@ class MemorySection(_Section):
     """The budget that everything in memory is held against."""
 
     limit: Literal["auto"] | Bytes = Field("auto", description="Bytes for weights, KV and working memory, or `auto`.")
+    page_at: float = Field(
+        0.85, gt=0, le=1, description="Over this share of the limit, what is idle leaves memory: KV, then weights."
+    )
+    page_to: float = Field(0.75, gt=0, le=1, description="... until it is down to this share.")
+    kv_reserve: Literal["auto"] | BytesOrNone = Field(
+        "auto",
+        description="Bytes that are made free for KV at once when it needs room; `auto`: a sixteenth of the limit.",
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.page_to > self.page_at:
+            raise ValueError(f"page_to ({self.page_to}) cannot be above page_at ({self.page_at})")
+        return self
 
 
 class KvSection(_Section):
@@ -200,6 +214,11 @@ class ModelSection(_Section):
     id: str = Field(min_length=1, description="The name clients use.")
     path: str = Field(min_length=1, description="Folder with config.json, safetensors and tokenizer.json.")
     aliases: list[str] = Field([], description="Other names for it; `*` matches anything: `gpt-*`.")
+    priority: int = Field(0, ge=-100, le=100, description="Where memory is short, the higher one stays.")
+    pin: bool = Field(False, description="Its weights never leave memory to make room.")
+    ttl: Seconds | None = Field(
+        None, description="Without a request for so long it is unloaded; its next one loads it."
+    )
 
 
 class Config(_Section):

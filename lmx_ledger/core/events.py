@@ -306,6 +306,16 @@ class ModelLoadFailed(EventData, frozen=True, kw_only=True):
     error: str
 
 
+@_event("model.pinned", durable=True)
+class ModelPinned(EventData, frozen=True, kw_only=True):
+    """Its weights stay in memory until it is unpinned, across restarts."""
+
+
+@_event("model.unpinned", durable=True)
+class ModelUnpinned(EventData, frozen=True, kw_only=True):
+    """Its weights may leave memory again."""
+
+
 @_event("model.unloaded", durable=True)
 class ModelUnloaded(EventData, frozen=True, kw_only=True):
     """A model's worker and weights are gone."""
@@ -318,11 +328,19 @@ class ModelUnloaded(EventData, frozen=True, kw_only=True):
 
 @_event("paging.planned", durable=True)
 class PagingPlanned(EventData, frozen=True, kw_only=True):
-    """Weights of `victims` (models) are to go until `need_bytes` are free (0: all of them). `asked`: by an operator."""
+    """Weights of `victims` (models) are to go until `need_bytes` are free (0: all of them). `asked`: by an operator.
+
+    Otherwise for the event's model: to `load` it, to bring its weights back (`page_in`), or for `kv`. `steps` are all
+    acts in their order, `[act, model, bytes, layers]`, and `account` is what the planner was given; what is
+    `short_by_bytes` behind the steps is waited for.
+    """
 
     need_bytes: int
     victims: list[str]
     reason: str
+    steps: list[tuple[str, str, int, int]] = []
+    short_by_bytes: int = 0
+    account: dict[str, Any] = {}
 
 
 @_event("paging.out_started", durable=True)
@@ -431,7 +449,8 @@ class RequestDegraded(EventData, frozen=True, kw_only=True):
 
 @_event("request.resumed", Severity.WARNING)
 class RequestResumed(EventData, frozen=True, kw_only=True):
-    """A stream goes on behind its last token after its worker died (`worker_died`) or a step failed (`step_failed`).
+    """A stream goes on behind its last token: its worker died (`worker_died`), a step failed (`step_failed`), or there
+    was no `memory` for more of it.
 
     `tokens` it had given; `reread_tokens` (prompt and answer) were put through again; for `gap_ms` nothing came.
     """
@@ -494,6 +513,18 @@ class RequestFailed(EventData, frozen=True, kw_only=True):
 
 
 # --- KV that is kept ------------------------------------------------------------------------------------------------
+
+
+@_event("kv.reserved")
+class KvReserved(EventData, frozen=True, kw_only=True):
+    """So many bytes are a model's for the KV of what it is asked; `used_bytes` of `limit_bytes` are taken then.
+
+    It is debug where there was room anyway.
+    """
+
+    bytes: int
+    used_bytes: int
+    limit_bytes: int
 
 
 @_event("kv.hit")

@@ -45,6 +45,9 @@ EXAMPLES: Final[tuple[EventData, ...]] = (
     ev.ModelLoadFailed(
         path="/Users/ada/.lmx/models/mlx-community/qwen3-8b", error="model-00002-of-00002.safetensors is missing"
     ),
+    ev.KvReserved(bytes=8_000_000_000, used_bytes=27_100_000_000, limit_bytes=32_000_000_000),
+    ev.ModelPinned(),
+    ev.ModelUnpinned(),
     ev.ModelUnloaded(reason="stop"),
     ev.PagingPlanned(need_bytes=2_000_000_000, victims=["deepseek-r1-8b"], reason="asked"),
     ev.PagingOutStarted(resident_bytes=4_610_000_000),

@@ -18,7 +18,7 @@ LIVE: Final = frozenset(
             "server.body_timeout",
         ),
         *("server.max_messages", "server.max_nesting", "server.progress_every", "server.drain_timeout"),
-        *("server.send_timeout", "memory.limit", "context.max_tokens", "queue.max_waiting"),
+        *("server.send_timeout", "memory.limit", "memory.kv_reserve", "context.max_tokens", "queue.max_waiting"),
     }
 )
 """Keys that change while the daemon runs; any other one stays as it was until a restart."""

@@ -6,16 +6,12 @@ from typing import Final
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.config import Config
 from lmx_ledger.engine import protocol as wire
-from lmx_ledger.engine.client import Worker
 from lmx_ledger.ledger.writer import Ledger
-from lmx_ledger.memory.limit import limit_bytes
 from lmx_ledger.serving.models import ServedModel
 from lmx_ledger.serving.service import Serving
 from lmx_ledger.session.files import kv_folder
 from lmx_ledger.session.table import Kept, KeptTurn
 
-_SHARE_OF_RAM: Final = 8
-"""Of the memory limit, one part in so many is for KV that is kept."""
 _EVICTIONS: Final = 4_096
 
 
@@ -25,13 +21,10 @@ class KeptRecords:
     def __init__(self, model: ServedModel, serving: Serving, ledger: Ledger, config: Config) -> None:
         self._model, self._serving, self._ledger, self._config = model, serving, ledger, config
 
-    def settings(self, worker: Worker, fingerprint: str) -> wire.Kv | None:
-        """Where and how much KV is to be kept; None: none."""
-        kv, hello = self._config.kv, worker.hello
-        assert hello is not None  # noqa: S101 - a worker is had behind its hello
-        limit = limit_bytes(self._config.memory.limit, hello.recommended_bytes)
-        ram = limit // _SHARE_OF_RAM if kv.ram == "auto" else kv.ram
-        if ram == 0:
+    def settings(self, fingerprint: str, ram: int) -> wire.Kv | None:
+        """Where KV is to be kept, in so many bytes of RAM; None: none is."""
+        kv = self._config.kv
+        if kv.ram == 0:
             return None
         folder = str(kv_folder(self._config.home, fingerprint))
         return wire.Kv(folder=folder, fingerprint=fingerprint, block=kv.block_tokens, ram=ram, disk=kv.disk)

@@ -5,31 +5,37 @@ import os
 import platform
 import signal
 import socket
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, Final
 
 import psutil
 
 from lmx_ledger import __version__
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns, rfc3339, utc_us
-from lmx_ledger.core.config import Config
+from lmx_ledger.core.config import Config, ModelSection
 from lmx_ledger.core.errors import StartupError
 from lmx_ledger.core.ids import new_ulid
 from lmx_ledger.core.settings import Settings
 from lmx_ledger.daemon import runfile
 from lmx_ledger.daemon.banner import banner
+from lmx_ledger.daemon.budget import Budget
 from lmx_ledger.daemon.on_request import OnRequest
 from lmx_ledger.daemon.paging import Pager
 from lmx_ledger.daemon.projector import Projector
 from lmx_ledger.daemon.reread import Rereader
+from lmx_ledger.daemon.residency import Residency
 from lmx_ledger.daemon.retention import Keeper
 from lmx_ledger.daemon.socket import listen
 from lmx_ledger.daemon.standby import Standby
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
 from lmx_ledger.daemon.terminal import Terminal, say, warn
 from lmx_ledger.daemon.verifier import Verifier
-from lmx_ledger.ledger.fold import Folded, PerBoot
+from lmx_ledger.daemon.watch import MemoryWatch
+from lmx_ledger.guard.memory import Policy
+from lmx_ledger.ledger.fold import Folded, PerBoot, state_at
 from lmx_ledger.ledger.history import History
 from lmx_ledger.ledger.projection import FILE, Projection, Projections
 from lmx_ledger.ledger.query import Reader
@@ -37,6 +43,8 @@ from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.memory.limit import limit_bytes
 from lmx_ledger.memory.residency import ResidencyFold
+from lmx_ledger.memory.shared import SharedAccount
+from lmx_ledger.sensor.choose import choose_memory
 from lmx_ledger.server.app import create_app
 from lmx_ledger.server.connections import serve_http
 from lmx_ledger.server.context import Context
@@ -48,6 +56,8 @@ from lmx_ledger.session.book import SessionBook, entries
 from lmx_ledger.session.table import SESSIONS, remembered
 from lmx_ledger.slo.rollup import RollupProjection
 from lmx_ledger.store import embedded
+
+_LOOK_FOR_UNUSED_S: Final = 1.0
 
 
 def run(config: Config, *, source: Path | None, reread: Callable[[], Config], announce: bool = True) -> int:
@@ -114,15 +124,8 @@ class Daemon:
         """Seconds since the start."""
         return elapsed_ms(self._began_ns) / 1e3
 
-    @property
-    def limit_bytes(self) -> int:
-        """The memory limit in force."""
+    def _configured_bytes(self) -> int:
         return limit_bytes(self.config.memory.limit, self._supervisor.recommended_bytes)
-
-    @property
-    def used_bytes(self) -> int:
-        """What the workers hold."""
-        return self._supervisor.used_bytes
 
     async def serve(self, sock: socket.socket) -> int:
         """The whole run.
@@ -188,11 +191,16 @@ class Daemon:
         self.settings.follow(lambda config: table.hold_waiting(config.queue.max_waiting))
         serving = Serving(table, ledger, self.settings)
         standby = Standby(ledger, self.config.engine.blas) if self.config.engine.standby else None
-        keepers = [ModelKeeper(m, serving, ledger, self.config, standby=standby) for m in models]
+        pager = Pager(ledger)
+        shared = SharedAccount(self.config.home, self._boot)
+        budget = serving.memory = Budget(table, ledger, self.settings, pager, shared, self._configured_bytes)
+        keepers = [ModelKeeper(m, serving, ledger, self.config, budget=budget, standby=standby) for m in models]
         self._supervisor = Supervisor(keepers, standby)
+        watch = budget.guard = self._memory_watch(budget, ledger)
         await self._remember_sessions(serving, reader)
-        serving.shelf = OnRequest(serving, self._supervisor, ledger, self.settings, self)
-        pager = serving.pages = Pager(ledger)
+        await self._remember_pins(table, reader)
+        residency = Residency(serving, self._supervisor, ledger, self.settings, budget, pager)
+        serving.shelf = OnRequest(serving, residency, self.settings)
         context = Context(
             serving=serving,
             ledger=ledger,
@@ -200,6 +208,8 @@ class Daemon:
             settings=self.settings,
             daemon=self,
             paging=pager,
+            residency=residency,
+            memory=budget,
             boot=self._boot,
             started_s=utc_us() // 1_000_000,
         )
@@ -210,6 +220,9 @@ class Daemon:
         rereading = asyncio.create_task(self._rereader.run(ledger))
         keeping = asyncio.create_task(Keeper(self.settings, ledger, warn).run())
         verifying = asyncio.create_task(Verifier(ledger, warn).run())
+        budgeting = asyncio.create_task(_said(budget.run()))
+        watching = asyncio.create_task(_said(watch.run()))
+        unloading = asyncio.create_task(_said(_unload_unused(residency)))
         file = self._write_run_file()
         try:
             self._supervisor.start(self.settings.rules_seq or None)
@@ -221,8 +234,11 @@ class Daemon:
             rereading.cancel()
             keeping.cancel()
             verifying.cancel()
+            for task in (budgeting, watching, unloading):
+                task.cancel()
             await pager.stop()
             await self._supervisor.stop()
+            shared.close()
             closing.set()
             await http
             file.unlink(missing_ok=True)
@@ -243,10 +259,48 @@ class Daemon:
             return
         serving.sessions.restore(remembered(known))
 
+    async def _remember_pins(self, table: ModelTable, reader: Reader) -> None:
+        """What an operator pinned in an earlier run."""
+        path = self.config.home / "ledger.db"
+        try:
+            projection = PerBoot(ResidencyFold())
+            runs = await asyncio.to_thread(
+                state_at, projection, History(path, reader), path.with_name(FILE), reader.head()
+            )
+        except LedgerError as error:
+            warn(f"pins of earlier runs are not known: {error}")
+            return
+        known = [*runs.running.values(), *([runs.ended] if runs.ended is not None else [])]
+        pinned = known[0].pinned if known else frozenset()
+        for model in table.all():
+            model.pinned = model.pinned or model.id in pinned
+
+    def _memory_watch(self, budget: Budget, ledger: Ledger) -> MemoryWatch:
+        memory, sensors = self.config.memory, self.config.sensors
+        return MemoryWatch(
+            choose_memory(sensors.script),
+            budget,
+            budget,
+            ledger,
+            every_s=sensors.every,
+            policy=Policy(page_at=memory.page_at, page_to=memory.page_to),
+        )
+
     def _models(self) -> list[ServedModel]:
         queue = self.config.queue
-        named = [(m.id, m.path, m.aliases) for m in self.config.models] or [(embedded.ID, str(embedded.FOLDER), [])]
-        return [ServedModel(i, p, a, AdmissionQueue(queue.max_running, queue.max_waiting)) for i, p, a in named]
+        named = self.config.models or [ModelSection(id=embedded.ID, path=str(embedded.FOLDER))]
+        return [
+            ServedModel(
+                one.id,
+                one.path,
+                one.aliases,
+                AdmissionQueue(queue.max_running, queue.max_waiting),
+                priority=one.priority,
+                pinned=one.pin,
+                ttl_s=one.ttl,
+            )
+            for one in named
+        ]
 
     async def _until_ready(self, table: ModelTable, ledger: Ledger) -> None:
         settled = asyncio.create_task(self._supervisor.settled())
@@ -258,7 +312,7 @@ class Daemon:
             return
         resident = [m.id for m in table.all() if m.state is ModelState.RESIDENT]
         failed = [f"{m.id}: {m.failure}" for m in table.all() if m.state is ModelState.FAILED]
-        if not resident:
+        if not resident and all(m.state is ModelState.FAILED for m in table.all()):
             self._stop_reason = "no model could be loaded"
             raise StartupError("no model could be loaded: " + "; ".join(failed))
         for line in failed:
@@ -356,6 +410,21 @@ class Daemon:
                 started=rfc3339(utc_us()),
             ),
         )
+
+
+async def _unload_unused(residency: Residency) -> None:
+    while True:
+        await asyncio.sleep(_LOOK_FOR_UNUSED_S)
+        await residency.unload_unused()
+
+
+async def _said(work: Coroutine[Any, Any, None]) -> None:
+    """A task that fails is a fault of ours, and is said at once, not when the daemon stops."""
+    try:
+        await work
+    except Exception:
+        warn(traceback.format_exc())
+        raise
 
 
 def _daemon_event(data: ev.EventData, cause: ev.Cause = None) -> ev.Event:

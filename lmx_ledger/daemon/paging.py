@@ -1,6 +1,7 @@
 """Weights that go to make room, and come back when a request wants them: every step of it is an event first."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from lmx_ledger.core import events as ev
@@ -21,31 +22,37 @@ class Pager:
         self._locks: dict[str, asyncio.Lock] = {}
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._going: set[asyncio.Task[Paged]] = set()
+        self.finished: dict[str, ev.Ticket] = {}
+        """The event of each model's last way out or in."""
+        self.on_moved: Callable[[ServedModel, Paged], None] = lambda _model, _moved: None
+        """Told of all that went or came, before anybody is admitted."""
 
-    async def page_out(self, model: ServedModel, need: int, cause: ev.Cause) -> Paged:
-        """Let go of layers until so many bytes are free (0: of all), because an operator wants it.
+    async def page_out(self, model: ServedModel, need: int, cause: ev.Cause, *, planned: bool = False) -> Paged:
+        """Let go of layers until so many bytes are free (0: of all), because an operator wants it, or by a plan.
 
-        It is ended and told also where nobody waits for it any more.
+        It is ended and told also where nobody waits for it any more. `planned`: the plan is in the ledger; who waits
+        for the model then waits for it to come back.
 
         Raises:
             Conflict: it has work, or no weights in memory, or what had to be written could not be.
         """
-        going = asyncio.create_task(self._page_out(model, need, cause))
+        going = asyncio.create_task(self._page_out(model, need, cause, planned=planned))
         self._going.add(going)
         going.add_done_callback(self._gone)
         return await asyncio.shield(going)
 
-    async def _page_out(self, model: ServedModel, need: int, cause: ev.Cause) -> Paged:
+    async def _page_out(self, model: ServedModel, need: int, cause: ev.Cause, *, planned: bool) -> Paged:
         async with self._lock(model):
-            if model.in_flight or model.queue.waiting or model.id in self._coming:
+            if model.in_flight or (model.queue.waiting and not planned) or model.id in self._coming:
                 raise Conflict(f"{model.id} has work in flight; page it out when that has ended")
             if model.worker is None or model.state not in {ModelState.RESIDENT, *PAGED}:
                 raise Conflict(f"{model.id} is {model.state.value}: it has no weights in memory")
             worker = model.worker
             # From here on nobody is admitted; who comes meanwhile has it brought back.
             model.paged(model.resident_bytes)
-            planned = ev.PagingPlanned(need_bytes=need, victims=[model.id], reason=_ASKED)
-            cause = await self._commit(model, planned, cause)
+            if not planned:
+                plan = ev.PagingPlanned(need_bytes=need, victims=[model.id], reason=_ASKED)
+                cause = await self._commit(model, plan, cause)
             cause = await self._commit(model, ev.PagingOutStarted(resident_bytes=model.resident_bytes), cause)
             try:
                 moved = await worker.page_out(need)
@@ -70,6 +77,7 @@ class Pager:
                 model.paged(moved.resident_bytes)
                 if not moved.layers_out:
                     model.serve(worker)
+            self.on_moved(model, moved)
             return moved
 
     def bring_back(self, model: ServedModel, cause: ev.Cause) -> None:
@@ -77,6 +85,15 @@ class Pager:
         if model.id not in self._coming:
             task = self._coming[model.id] = asyncio.create_task(self._bring_back(model, cause))
             task.add_done_callback(lambda _: self._coming.pop(model.id, None))
+
+    def is_coming(self, model: ServedModel) -> bool:
+        """Whether its weights are on their way back."""
+        return model.id in self._coming
+
+    async def come(self, model: ServedModel) -> None:
+        """Until what is on its way has come, or cannot."""
+        if (task := self._coming.get(model.id)) is not None:
+            await asyncio.wait({task})
 
     async def stop(self) -> None:
         """Nothing is moved any more."""
@@ -102,6 +119,7 @@ class Pager:
                 return
             finished = ev.PagingInFinished(bytes=moved.bytes, ms=round(moved.ms, 3), layers=moved.layers)
             self._finished(model, finished, cause)
+            self.on_moved(model, moved)
             if model.worker is worker and model.state in PAGED:
                 model.serve(worker)
 
@@ -118,7 +136,7 @@ class Pager:
         return await self._ledger.commit(_event(model, data, cause)) or cause
 
     def _finished(self, model: ServedModel, data: ev.EventData, cause: ev.Cause) -> None:
-        self._ledger.emit(_event(model, data, cause))
+        self.finished[model.id] = self._ledger.emit(_event(model, data, cause))
 
 
 def _event(model: ServedModel, data: ev.EventData, cause: ev.Cause) -> ev.Event:

@@ -9,6 +9,8 @@ from typing import Any, Final
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.config import Config
+from lmx_ledger.core.errors import InsufficientMemory
+from lmx_ledger.daemon.budget import Budget
 from lmx_ledger.daemon.kept import KeptRecords
 from lmx_ledger.daemon.standby import Standby
 from lmx_ledger.daemon.terminal import warn
@@ -18,11 +20,14 @@ from lmx_ledger.engine.protocol import Loaded
 from lmx_ledger.engine.stream import EngineError, LoadTimedOut
 from lmx_ledger.guard.breaker import Breaker, State
 from lmx_ledger.ledger.writer import Ledger
+from lmx_ledger.memory.residency import STOPPED
 from lmx_ledger.serving.models import ModelState, ServedModel
 from lmx_ledger.serving.service import Serving
 from lmx_ledger.serving.text import TextModel
 from lmx_ledger.store.folder import ModelFolderError, fingerprint
 
+CONFIGURED: Final = "configured"
+"""Loaded because the configuration names it: not at the cost of others, for nobody has asked for it yet."""
 _PROVED_S: Final = 30.0
 """A worker that has lived so long has succeeded, also where nobody asked it for a token."""
 _TRIES: Final = 7
@@ -39,7 +44,8 @@ class ModelKeeper:
         ledger: Ledger,
         config: Config,
         *,
-        reason: str = "configured",
+        budget: Budget,
+        reason: str = CONFIGURED,
         standby: Standby | None = None,
     ) -> None:
         self.model = model
@@ -48,6 +54,7 @@ class ModelKeeper:
         self._ledger = ledger
         self._config = config
         self._standby = standby
+        self._budget = budget
         self._kept = KeptRecords(model, serving, ledger, config)
         self._breaker = Breaker()
         self._restarts = 0
@@ -88,13 +95,13 @@ class ModelKeeper:
                 self._emit(ev.BreakerClosed(name="engine"), self.model.loaded_seq)
             self._breaker = self._breaker.succeeded()
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str = STOPPED, cause: ev.Cause = None) -> None:
         """End the worker; the model is unloaded."""
         self.model.queue.close()
         if (worker := self.model.worker) is not None:
             await worker.stop()
             self.model.state = ModelState.UNLOADED
-            self._emit(ev.ModelUnloaded(reason="daemon_stopped"), None)
+            await self._commit(ev.ModelUnloaded(reason=reason), cause)
 
     async def _load(self, reason: str, cause: ev.Cause) -> bool:
         """Make the model resident. False: never, its files or its architecture cannot be served."""
@@ -111,6 +118,9 @@ class ModelKeeper:
             return False
         started = ev.ModelLoadStarted(path=str(text.folder), weights_bytes=text.weights_bytes, reason=reason)
         cause = await self._commit(started, cause) or cause
+        room = await self._room(text.weights_bytes, cause, patient=reason == CONFIGURED)
+        if room is None:
+            return False
         worker: Worker | None = None
         try:
             worker = self._standby.take() if self._standby is not None else None
@@ -126,8 +136,10 @@ class ModelKeeper:
                 prefill_step=engine.prefill_step,
                 prefill_gap=engine.prefill_gap,
                 timeout_s=engine.load_timeout,
-                kv=self._kept.settings(worker, weights),
+                kv=self._kept.settings(weights, self._budget.kept_of(model)),
                 derived=self._derived(worker, weights),
+                room=room,
+                scale=self._budget.scale(model),
             )
         except LoadTimedOut as error:
             # It would take as long again, and its reason is not the signal that ended it.
@@ -153,8 +165,26 @@ class ModelKeeper:
             if worker is not None:
                 await worker.stop()
             raise
+        finally:
+            if model.worker is None and (worker is None or not worker.alive):
+                self._budget.forget(model)
         await self._loaded(worker, loaded, text, weights, elapsed_ms(began), cause)
         return True
+
+    async def _room(self, weights_bytes: int, cause: ev.Cause, *, patient: bool) -> int | None:
+        """Wait for memory; None where it cannot be had."""
+        model = self.model
+        try:
+            room = await self._budget.admit_load(model, weights_bytes, cause, patient=patient)
+        except InsufficientMemory as error:
+            model.no_room = error
+            await self._failed(error.message, cause)
+            return None
+        if room is None:
+            await self._commit(ev.ModelUnloaded(reason="no_room"), cause)
+            model.state = ModelState.UNLOADED
+            model.settled.set()
+        return room
 
     async def _loaded(
         self, worker: Worker, loaded: Loaded, text: TextModel, weights: str, ms: float, cause: ev.Cause
@@ -175,6 +205,7 @@ class ModelKeeper:
         model.loaded_seq = await self._commit(resident, cause)
         model.fingerprint = weights
         self._kept.opened(loaded.kv)
+        self._budget.loaded(model, worker, loaded)
         if worker.alive:
             self._has_served = True
             model.serve(worker)
@@ -238,6 +269,7 @@ class ModelKeeper:
         self.model.exit_ticket = self._ledger.emit(
             ev.Event(data=data, stream=f"model:{self.model.id}", model=self.model.id, severity=severity)
         )
+        self._budget.exited(self.model, died)
         if self.model.worker is worker:
             self.model.worker = None
             if not died.expected:
@@ -288,7 +320,8 @@ class Supervisor:
     def __init__(self, keepers: list[ModelKeeper], standby: Standby | None = None) -> None:
         self.standby = standby
         self._keepers = keepers
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[ModelKeeper, asyncio.Task[None]] = {}
+        self._waiting: asyncio.Task[None] | None = None
 
     def start(self, cause: ev.Cause) -> None:
         """Begin to load every model."""
@@ -296,32 +329,38 @@ class Supervisor:
             self._run(keeper, cause)
 
     def add(self, keeper: ModelKeeper, cause: ev.Cause) -> None:
-        """One more model from now on, or a new keeper for one that could not be loaded; not after `stop`."""
+        """One more model from now on, or a new keeper for one that is not loaded; not after `stop`."""
         self._keepers = [*(other for other in self._keepers if other.model is not keeper.model), keeper]
         self._run(keeper, cause)
+
+    async def end(self, model: ServedModel, reason: str, cause: ev.Cause) -> None:
+        """Unload a model: its worker ends, and nobody starts another one."""
+        for keeper in [keeper for keeper in self._keepers if keeper.model is model]:
+            await self._cancel([self._tasks.pop(keeper)] if keeper in self._tasks else [])
+            await keeper.stop(reason, cause)
 
     def _run(self, keeper: ModelKeeper, cause: ev.Cause) -> None:
         task = asyncio.create_task(keeper.run(cause))
         task.add_done_callback(partial(_report, keeper))
-        self._tasks.append(task)
+        self._tasks = {other: running for other, running in self._tasks.items() if not running.done()}
+        self._tasks[keeper] = task
 
     async def settled(self) -> None:
         """Until every model is resident or has failed; a standby is due from then on."""
         await asyncio.gather(*(keeper.model.settled.wait() for keeper in self._keepers))
         if self.standby is not None:
-            self._tasks.append(asyncio.create_task(self.standby.run()))
+            self._waiting = asyncio.create_task(self.standby.run())
 
     async def stop(self) -> None:
         """End every worker."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        tasks = [*self._tasks.values(), *([self._waiting] if self._waiting is not None else [])]
+        await self._cancel(tasks)
         await asyncio.gather(*(keeper.stop() for keeper in self._keepers))
 
-    @property
-    def used_bytes(self) -> int:
-        """What the workers' allocators hold."""
-        return sum(keeper.model.worker.active_bytes for keeper in self._keepers if keeper.model.worker)
+    async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def recommended_bytes(self) -> int:

@@ -22,6 +22,7 @@ from lmx_ledger.guard.memory import (
     decide,
     evolve,
     fraction,
+    judge,
 )
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.sensor.reading import MemoryReading, Sensor, SensorError
@@ -45,6 +46,10 @@ class Account(Protocol):
         What is being loaded counts from before its first byte, and what is let go until it is gone: otherwise a
         reading takes it for other programs'.
         """
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What they may come to use."""
 
     @property
     def configured_bytes(self) -> int:
@@ -123,12 +128,29 @@ class MemoryWatch:
             configured_bytes=self._account.configured_bytes,
             floor_bytes=self._account.floor_bytes,
             reading=reading,
+            reserved_bytes=self._account.reserved_bytes,
         )
         self._sample(observed)
         decisions = decide(self._state, observed, self._policy)
         self._state = evolve(self._state, observed, self._policy)
         for decision in decisions:
             await self._carry_out(decision)
+
+    async def judge(self, reserved_bytes: int) -> int | None:
+        """So much is about to be reserved: the event of the breach that this is, None where it is none."""
+        observed = Observed(
+            at_us=self._clock(),
+            used_bytes=0,
+            configured_bytes=self._account.configured_bytes,
+            floor_bytes=0,
+            reading=None,
+            reserved_bytes=reserved_bytes,
+        )
+        for decision in judge(self._state, observed, self._policy):
+            seq = await self._ledger.commit(self._event(decision))
+            self._state = evolve(self._state, decision, self._policy)
+            return seq
+        return None
 
     async def _read(self) -> MemoryReading | None:
         try:

@@ -38,6 +38,9 @@ class Worker:
         """Set with the first token that it gives."""
         self.active_bytes = 0
         self.peak_bytes = 0
+        self.process_bytes = 0
+        self.kept_bytes = 0
+        self.on_memory: Callable[[wire.Step], None] | None = None
         self._heard_ns = started_ns
         self._longest_silence_s = 0.0
         self._hung = False
@@ -199,6 +202,12 @@ class Worker:
             self._send(wire.Cancel(streams=[stream.number]))
         stream.leave()
 
+    def park(self, stream: EngineStream, why: EngineError) -> None:
+        """End a stream as `cancel` does; whoever reads it gets what has arrived, then this error."""
+        if self._streams.pop(stream.number, None) is not None and self.alive:
+            self._send(wire.Cancel(streams=[stream.number]))
+        stream.fail(why)
+
     async def parse_tool(self, text: str, tools_json: str) -> wire.ToolParsed:
         """What mlx-lm's parser makes of a tool call's text.
 
@@ -250,15 +259,9 @@ class Worker:
         """
         return await self._paged(lambda call: wire.PageIn(call=call))
 
-    async def set_room(self, size: int, kept: int) -> wire.RoomSet:
-        """See `protocol.SetRoom`.
-
-        Raises:
-            WorkerDied: the process ended before it answered.
-        """
-        answer = await self._call(lambda call: wire.SetRoom(call=call, bytes=size, kept=kept))
-        assert isinstance(answer, wire.RoomSet)  # noqa: S101 - the protocol's promise
-        return answer
+    def set_room(self, size: int, kept: int) -> "asyncio.Future[wire.Answer]":
+        """Sent at once, ahead of whatever is sent next. Gives a `RoomSet`, or raises `WorkerDied`; see the protocol."""
+        return self._ask(lambda call: wire.SetRoom(call=call, bytes=size, kept=kept))
 
     async def _paged(self, command: Callable[[int], wire.Command]) -> wire.Paged:
         answer = await self._call(command)
@@ -268,13 +271,18 @@ class Worker:
         return answer
 
     async def _call(self, command: Callable[[int], wire.Command]) -> wire.Answer:
-        if self.exited.done():
-            raise WorkerDied(describe(self.exited.result()))
-        self._numbers += 1
+        return await self._ask(command)
+
+    def _ask(self, command: Callable[[int], wire.Command]) -> "asyncio.Future[wire.Answer]":
         answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
+        if self.exited.done():
+            answer.set_exception(WorkerDied(describe(self.exited.result())))
+            answer.exception()
+            return answer
+        self._numbers += 1
         self._calls[self._numbers] = answer
         self._send(command(self._numbers))
-        return await answer
+        return answer
 
     async def stop(self) -> Exit:
         """Ask it to leave; after five seconds it is killed."""
@@ -344,7 +352,10 @@ class Worker:
         now = mono_ns()
         self._longest_silence_s = max(self._longest_silence_s, (now - self._heard_ns) / 1e9)
         self._heard_ns = now
-        self.active_bytes, self.peak_bytes = step.active_bytes, step.peak_bytes
+        self.active_bytes, self.peak_bytes = step.active_bytes, max(step.peak_bytes, step.active_bytes)
+        self.process_bytes, self.kept_bytes = step.process_bytes, step.kept_bytes
+        if self.on_memory is not None:
+            self.on_memory(step)
         for progress in step.prefill:
             if stream := self._streams.get(progress.stream):
                 stream.deliver(progress)

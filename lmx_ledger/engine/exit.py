@@ -1,7 +1,11 @@
 """The evidence of a worker's end."""
 
 import signal
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+NO_MEMORY: Final = 12
+"""A worker's exit status when an allocation failed (ENOMEM): what is left of it is not to be trusted."""
+_WORDS: Final = ("bad_alloc", "Unable to allocate", "MemoryError")
 
 
 class Exit(NamedTuple):
@@ -14,6 +18,11 @@ class Exit(NamedTuple):
     last_acts: list[str]
     expected: bool
     hung: bool = False
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether it lacked memory, as far as it could still say."""
+        return self.code == NO_MEMORY or any(word in self.stderr_tail for word in _WORDS)
 
 
 def signal_name(number: int) -> str:

@@ -190,6 +190,21 @@ class KvOpened(msgspec.Struct, frozen=True):
     borrowed: bool = False
 
 
+_CACHE_STEP: Final = 256
+_SIXTEEN_STEPS: Final = 16 * _CACHE_STEP
+
+
+def first_room(tokens: int, left: int) -> int:
+    """Tokens that a stream's cache is made for: growing copies it, so there is room for the first of its answer."""
+    begun = tokens + min(left, _CACHE_STEP)
+    return (begun + _CACHE_STEP - 1) // _CACHE_STEP * _CACHE_STEP
+
+
+def growth_of_room(room: int) -> int:
+    """Tokens by which such a cache grows: a sixteenth of what growing it copies, at least what mlx-lm's grow by."""
+    return max(_CACHE_STEP, room // _SIXTEEN_STEPS * _CACHE_STEP)
+
+
 class KvShape(msgspec.Struct, frozen=True, array_like=True):
     """What one stream's caches take: `per_token` bytes of full attention, a constant, and windows: bytes per token, and
     the tokens that they grow to.
@@ -201,7 +216,7 @@ class KvShape(msgspec.Struct, frozen=True, array_like=True):
 
     def bytes(self, tokens: int) -> int:
         """Of so many tokens; mlx-lm's caches grow by 256."""
-        room = (tokens + 255) // 256 * 256
+        room = (tokens + _CACHE_STEP - 1) // _CACHE_STEP * _CACHE_STEP
         return self.per_token * room + self.constant + sum(each * min(room, most) for each, most in self.windows)
 
 

@@ -55,7 +55,7 @@ class Observed(NamedTuple):
     """A moment: what our processes use, what the operator allows, and what the limit must not be lowered beneath.
 
     `at_us` is wall time, as the ledger has it: it goes on while the machine sleeps. Without a reading (None) the
-    limit stays as it is.
+    limit stays as it is. `reserved_bytes` is what they may come to use: the threshold is about that.
     """
 
     at_us: int
@@ -63,6 +63,7 @@ class Observed(NamedTuple):
     configured_bytes: int
     floor_bytes: int
     reading: MemoryReading | None
+    reserved_bytes: int = 0
 
 
 class Good(NamedTuple):
@@ -144,6 +145,12 @@ def decide(state: State, observed: Observed, policy: Policy) -> list[Decision]:
             decisions.append(decision)
             state = evolve(state, decision, policy)
     return decisions
+
+
+def judge(state: State, observed: Observed, policy: Policy) -> list[Decision]:
+    """What follows for the threshold alone from what is about to be reserved: it is no observation of the machine."""
+    decision = _threshold(state, observed, policy)
+    return [decision] if decision is not None else []
 
 
 def evolve(state: State, event: Observed | Decision, policy: Policy) -> State:
@@ -254,7 +261,8 @@ def _steps(state: State, observed: Observed, reading: MemoryReading, policy: Pol
 
 
 def _threshold(state: State, observed: Observed, policy: Policy) -> Breached | Cleared | None:
-    used, limit = observed.used_bytes, state.limit_bytes(observed.configured_bytes)
+    used = max(observed.used_bytes, observed.reserved_bytes)
+    limit = state.limit_bytes(observed.configured_bytes)
     reason = state.reason if limit < observed.configured_bytes else None
     share = fraction(used, limit)
     if not state.breached and share >= policy.page_at:

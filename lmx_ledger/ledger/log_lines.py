@@ -31,6 +31,8 @@ TEMPLATES: Final[dict[str, str]] = {
     "model.load_started": "Loading {model} ({weights_bytes:bytes})...",
     "model.loaded": "Loaded {model} ({weights_bytes:bytes}, {architecture}, context {context}) in {ms:ms}.",
     "model.load_failed": "Loading {model} failed: {error}",
+    "model.pinned": "Pinned {model}: it stays in memory.",
+    "model.unpinned": "Unpinned {model}.",
     "model.unloaded": "Unloaded {model} ({reason}).",
     "paging.planned": "Paging planned: {need_bytes:bytes} from {victims} ({reason}).",
     "paging.out_started": "Paging {model} weights out ({resident_bytes:bytes} in memory)...",
@@ -47,6 +49,7 @@ TEMPLATES: Final[dict[str, str]] = {
     "request.finished": "{request} finished ({finish_reason}): {completion_tokens} tokens in {wall_ms:ms}.",
     "request.cancelled": "{request} cancelled in {phase} ({reason}) after {completion_tokens} tokens.",
     "request.failed": "{request} failed, {status} {code}: {message}",
+    "kv.reserved": "Reserving {bytes:bytes} for context KV cache.",
     "kv.hit": "{request} reuses {reused_tokens} tokens, {computed_tokens} are new.",
     "kv.missed": (
         "{request} computes {recomputed_tokens} tokens and reuses {reused_tokens} ({reason}); "

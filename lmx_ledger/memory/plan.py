@@ -7,7 +7,7 @@ that has just come back has its turn before it goes again. What is still missing
 
 import enum
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 TURN: Final = 4.0
@@ -93,13 +93,14 @@ class Policy(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What a model wants beyond what it has, in bytes."""
+    """What a model wants beyond what it has, in bytes. `patient`: nobody else is to stop admitting for it."""
 
     model: str
     weights: int = 0
     kv: int = 0
     working: int = 0
     priority: int = 0
+    patient: bool = False
 
     @property
     def total(self) -> int:
@@ -153,9 +154,11 @@ def plan(account: Account, need: Need, policy: Policy, now_s: float) -> Plan:
         return Plan(Verdict.FITS, tuple(steps), 0, breached)
     if (never := short_of(account, need)) > 0:
         return Plan(Verdict.NEVER, (), never, breached)
-    waits = [line for line in _others(account, need) if not line.busy and line.layers]
-    after_s = min((_over(line, need) for line in waits), default=None)
-    steps += _yielding(account, need, missing - sum(line.total for line in waits), now_s)
+    others = _others(account, need)
+    after_s = min((over for line in others if now_s < (over := _over(line, need)) < math.inf), default=None)
+    if not need.patient:
+        idle = sum(line.total for line in others if not line.busy)
+        steps += _yielding(account, need, missing - idle, now_s)
     return Plan(Verdict.WAIT, tuple(steps), missing, breached, after_s)
 
 
@@ -166,18 +169,17 @@ def short_of(account: Account, need: Need) -> int:
     return account.reserve + account.others + pinned + own + need.total - account.limit
 
 
-def ceiling(account: Account, model: str, weights: int, working: int, kv_bytes: Sequence[tuple[int, int]]) -> int:
-    """The most tokens of one stream that can be had alone: of some `(tokens, bytes)`; 0: none of them fits."""
-    fitting = [
-        tokens
-        for tokens, size in kv_bytes
-        if short_of(_without(account, model), Need(model, weights=weights, kv=size, working=working)) <= 0
-    ]
-    return max(fitting, default=0)
-
-
-def _without(account: Account, model: str) -> Account:
-    return account._replace(lines=tuple(line for line in account.lines if line.model != model))
+def ceiling(account: Account, model: str, weights: int, size_of: Callable[[int], int], most: int) -> int:
+    """The most tokens, up to `most`, of one stream that can be had alone; `size_of` gives the bytes of so many."""
+    alone = account._replace(lines=tuple(line for line in account.lines if line.model != model))
+    fits, too_many = 0, most + 1
+    while too_many - fits > 1:
+        tokens = (fits + too_many) // 2
+        if short_of(alone, Need(model, weights=weights, kv=size_of(tokens))) <= 0:
+            fits = tokens
+        else:
+            too_many = tokens
+    return fits
 
 
 def _others(account: Account, need: Need) -> list[Line]:

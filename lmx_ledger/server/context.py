@@ -1,7 +1,7 @@
 """What every route needs of the running daemon."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.config import Config
@@ -24,14 +24,6 @@ class DaemonState(Protocol):
     def uptime_s(self) -> float:
         """Seconds since the process began."""
 
-    @property
-    def limit_bytes(self) -> int:
-        """The memory limit in force."""
-
-    @property
-    def used_bytes(self) -> int:
-        """What the workers hold of it."""
-
 
 class Paging(Protocol):
     """Weights that go on an operator's order."""
@@ -44,6 +36,41 @@ class Paging(Protocol):
         """
 
 
+class Residency(Protocol):
+    """Models that come and go on an operator's order."""
+
+    async def load(self, model: ServedModel, cause: ev.Cause) -> None:
+        """Until all of it is in memory.
+
+        Raises:
+            LmxError: it does not fit, or cannot be loaded.
+        """
+
+    async def unload(self, model: ServedModel, cause: ev.Cause) -> None:
+        """End its worker.
+
+        Raises:
+            Conflict: it is pinned, or has work in flight, or is not loaded.
+        """
+
+    async def reload(self, model: ServedModel, cause: ev.Cause) -> None:
+        """Read its files anew.
+
+        Raises:
+            LmxError: it is pinned, has work in flight, or cannot be served any more.
+        """
+
+    async def pin(self, model: ServedModel, cause: ev.Cause, *, pinned: bool) -> None:
+        """Whether its weights may leave memory to make room."""
+
+
+class Memory(Protocol):
+    """The account of memory."""
+
+    def public(self) -> dict[str, Any]:
+        """The form of `/lmx/memory`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """Handed to each blueprint."""
@@ -54,6 +81,8 @@ class Context:
     settings: Settings
     daemon: DaemonState
     paging: Paging
+    residency: Residency
+    memory: Memory
     boot: str
     started_s: int
 

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal, ParamSpec, TypeVar
+from typing import Any, Final, Literal, ParamSpec, TypeVar
 
 import msgspec
 from quart import Blueprint, Response, request
 from werkzeug.datastructures import MultiDict
 
 from lmx_ledger import __version__
-from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.errors import InvalidRequest, LedgerUnavailable, NotFound
 from lmx_ledger.core.events import Severity
@@ -21,7 +20,6 @@ from lmx_ledger.ledger.projection import FILE
 from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.server.context import Context
 from lmx_ledger.server.event_stream import event_stream
-from lmx_ledger.server.reading import read_json, typed
 from lmx_ledger.serving.status import NothingThen, public, status_at
 
 _P = ParamSpec("_P")
@@ -33,13 +31,6 @@ _MAX_EFFECTS: Final = 1000
 _MAX_TYPES: Final = 100
 _EXACT: Final = ("request", "session", "model", "incident", "boot")
 _KNOWN: Final = {"type", "severity", "cause", "since", "until", "order", "after", "limit", *_EXACT}
-
-
-class _PageOut(msgspec.Struct):
-    """`bytes`: at least so many; 0: all."""
-
-    model: str
-    bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -55,25 +46,6 @@ def blueprint(context: Context) -> Blueprint:
     @face.get("/lmx/models")
     async def models() -> Response:
         return json_of({"models": [model.public() for model in context.serving.models.all()]})
-
-    @face.post("/lmx/models/page-out")
-    async def page_out() -> Response:
-        order = typed(await read_json(request, context.config.server), _PageOut)
-        model = context.serving.models.find(order.model)
-        commanded = ev.OperatorCommanded(
-            command="models.page-out", arguments={"model": model.id, "bytes": order.bytes}, via="http"
-        )
-        seq = await context.ledger.commit(ev.Event(data=commanded, stream=f"model:{model.id}", model=model.id))
-        moved = await context.paging.page_out(model, order.bytes, seq)
-        return json_of(
-            {
-                "model": model.public(),
-                "layers": moved.layers,
-                "bytes": moved.bytes,
-                "written_bytes": moved.written_bytes,
-                "ms": round(moved.ms, 3),
-            }
-        )
 
     @face.get("/lmx/events")
     async def events() -> Response:
@@ -126,7 +98,7 @@ def _unavailable(error: LedgerError) -> LedgerUnavailable:
 
 def _status(context: Context) -> dict[str, Any]:
     serving, daemon = context.serving, context.daemon
-    limit, used = daemon.limit_bytes, daemon.used_bytes
+    memory = context.memory.public()
     return {
         "version": __version__,
         "boot": context.boot,
@@ -142,7 +114,7 @@ def _status(context: Context) -> dict[str, Any]:
         "decode_tps": serving.rates.decode_tps,
         "prefill_tps": serving.rates.prefill_tps,
         "ttft_p95_ms": serving.rates.ttft_p95_ms,
-        "memory": {"limit_bytes": limit, "used_bytes": used, "used_fraction": round(used / limit, 4)},
+        "memory": {name: memory[name] for name in ("limit_bytes", "used_bytes", "used_fraction", "measured_bytes")},
         "models": [model.public() for model in serving.models.all()],
         "ledger": {
             "seq": context.ledger.last_seq,

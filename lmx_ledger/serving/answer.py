@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple, Protocol
 from zlib import crc32
 
@@ -20,7 +20,7 @@ from lmx_ledger.serving.kept import KvNote, note
 from lmx_ledger.serving.lasting import FRUITLESS, LastingStream, Resumed, Work
 from lmx_ledger.serving.models import ServedModel
 from lmx_ledger.serving.prompt import Prepared
-from lmx_ledger.serving.queue import Place
+from lmx_ledger.serving.queue import Extent, Place
 from lmx_ledger.serving.rates import Rates, percentile_95
 from lmx_ledger.serving.request import (
     Chat,
@@ -80,7 +80,14 @@ class Answer:
         LmxError: the request cannot be answered; it is recorded as failed.
     """
 
-    def __init__(self, accepted: Accepted, ledger: Recorder, rates: Rates, progress_every_s: float) -> None:
+    def __init__(
+        self,
+        accepted: Accepted,
+        ledger: Recorder,
+        rates: Rates,
+        progress_every_s: float,
+        grow: Callable[[ServedModel, Place, int, int], int],
+    ) -> None:
         self.request = accepted.request
         self.model = accepted.model
         self.created_s = utc_us() // 1_000_000
@@ -95,6 +102,7 @@ class Answer:
         self._ledger = ledger
         self._rates = rates
         self._progress_every_s = progress_every_s
+        self._grow = grow
         self._phase = Phase.QUEUE
         self._streams: list[LastingStream] = []
         self._in_engine: set[LastingStream] = set()
@@ -199,7 +207,7 @@ class Answer:
                 if prompt_number == 0:
                     # Of several prompts the first one is the conversation's.
                     work = work._replace(label=self._turn.label(number), known=known, boundary=prepared.boundary)
-                stream = LastingStream(self.model, work, self._left_engine, self._resumed)
+                stream = LastingStream(self.model, work, self._left_engine, self._resumed, self._room)
                 self._in_engine.add(stream)
                 self._streams.append(stream)
         self._cause = self._record(
@@ -212,6 +220,7 @@ class Answer:
             )
         )
         self._turn.cause = self._cause
+        self._place.park = self._park
         for stream in self._streams:
             await stream.begin()
         return self._streams
@@ -409,6 +418,22 @@ class Answer:
         cause = self.model.exit_ticket if resumed.reason == "worker_died" else None
         data = ev.RequestResumed(**resumed._asdict(), choice=self._streams.index(stream))
         self._record(data, cause)
+
+    def _room(self, room: int, left: int) -> int:
+        return self._grow(self.model, self._place, room, left)
+
+    def _park(self) -> None:
+        """Out of the engine with all of it, and back to the head of the line."""
+        streams = [stream for stream in self._streams if stream in self._in_engine]
+        if self._phase is Phase.ENDED or not streams:
+            return
+        self._place.again([Extent(stream.tokens, stream.left) for stream in streams])
+        self._record(ev.RequestQueued(position=self._place.position, running=self.model.queue.running))
+        for stream in streams:
+            stream.park(self._admitted_again)
+
+    async def _admitted_again(self) -> None:
+        await asyncio.shield(self._place.admitted)
 
     def _release(self) -> None:
         self._phase = Phase.ENDED

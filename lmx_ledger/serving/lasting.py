@@ -1,17 +1,25 @@
 """One choice's tokens, whichever worker gives them: when one dies, its successor goes on behind the last token."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, NamedTuple
 
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.engine.client import Worker
-from lmx_ledger.engine.protocol import Prefill, Recovered, Restored, Sampling, Token
+from lmx_ledger.engine.protocol import Prefill, Recovered, Restored, Sampling, Token, first_room
 from lmx_ledger.engine.stream import EngineError, EngineStream, Item, WorkerDied
 from lmx_ledger.serving.models import ServedModel
 
 FRUITLESS: Final = 3
 """Workers that may die while busy with a stream, without a token in between: then it is taken for what kills them."""
+
+
+NEARLY_FULL: Final = 128
+"""Tokens before its cache is full at which a stream asks for more memory."""
+
+
+class Parked(EngineError):
+    """The stream is out of the engine for lack of memory, and goes on when there is some."""
 
 
 class Work(NamedTuple):
@@ -43,7 +51,8 @@ class LastingStream:
 
     The daemon holds the ids that were given; position i of the answer is drawn with the same key wherever that is done,
     so nothing is lost, repeated or taken back. `on_left` is called once, when no worker has more to do for it;
-    `on_resumed` with the first token behind each interruption.
+    `on_resumed` with the first token behind each interruption; `grow` with the tokens that its cache has room for and
+    how many of them are left, for the room from then on.
 
     Raises, while iterating:
         WorkerDied: three workers died while they were busy with it, and none of them gave a token.
@@ -57,11 +66,15 @@ class LastingStream:
         work: Work,
         on_left: Callable[["LastingStream"], None],
         on_resumed: Callable[["LastingStream", Resumed], None],
+        grow: Callable[[int, int], int],
     ) -> None:
         self._model = model
         self._work = work
         self._on_left = on_left
         self._on_resumed = on_resumed
+        self._grow = grow
+        self._room = 0
+        self._parked: Callable[[], Awaitable[None]] | None = None
         self._ids: list[int] = []
         self._worker: Worker | None = None
         self._stream: EngineStream | None = None
@@ -103,6 +116,7 @@ class LastingStream:
             except WorkerDied:
                 continue
             self._worker = worker
+            self._room = first_room(len(self._work.prompt) + len(self._ids), self.left)
             return
 
     async def __aiter__(self) -> AsyncIterator[list[Item]]:
@@ -118,7 +132,31 @@ class LastingStream:
                 if self._ended is not None or self._fruitless >= FRUITLESS:
                     raise
                 self._interrupted = "worker_died", str(died)
+            except Parked as parked:
+                wait, self._parked = self._parked, None
+                if self._ended is not None or wait is None:
+                    raise
+                self._interrupted = "memory", str(parked)
+                await wait()
             await self.begin()
+
+    def park(self, until: Callable[[], Awaitable[None]]) -> None:
+        """Leave the engine behind the last token, and go on when that has been waited for."""
+        if self._stream is None or self._worker is None or self._stream.finished or self._ended is not None:
+            return
+        self._parked = until
+        # What has arrived is given out first; it is the engine's alone that ends here.
+        self._worker.park(self._stream, Parked("there was no memory for more of it"))
+
+    @property
+    def left(self) -> int:
+        """Tokens that it may still be given."""
+        return self._work.max_tokens - len(self._ids)
+
+    @property
+    def tokens(self) -> int:
+        """Of prompt and answer."""
+        return len(self._work.prompt) + len(self._ids)
 
     @property
     def read_ids(self) -> list[int]:
@@ -164,7 +202,11 @@ class LastingStream:
             self._on_resumed(self, Resumed(reason, error, len(self._ids), reread, gap_ms))
         self._interrupted, self._fruitless, self._last_ns = None, 0, now
         self._ids += [token.id for token in tokens]
+        if tokens[-1].finish is None and self._parked is None:
+            left = self._room - len(self._work.prompt) - len(self._ids)
+            if left <= min(NEARLY_FULL, self.left):
+                self._room = self._grow(self._room, left)
 
     def _left(self, stream: EngineStream) -> None:
-        if not isinstance(stream.error, WorkerDied):
+        if not isinstance(stream.error, WorkerDied | Parked):
             self._on_left(self)

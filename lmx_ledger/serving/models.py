@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from lmx_ledger.core.clock import rfc3339
-from lmx_ledger.core.errors import ModelNotFound, ModelUnavailable
+from lmx_ledger.core.errors import LmxError, ModelNotFound, ModelUnavailable
 from lmx_ledger.core.events import Ticket
 from lmx_ledger.engine.client import Worker
 from lmx_ledger.engine.protocol import KvOpened
@@ -35,13 +35,28 @@ PAGED: Final = frozenset({ModelState.PARTLY_PAGED, ModelState.PAGED})
 class ServedModel:
     """One model. The supervisor changes its state and worker, serving reads them and owns its queue."""
 
-    def __init__(self, id: str, path: str, aliases: Sequence[str], queue: AdmissionQueue) -> None:  # noqa: A002
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        path: str,
+        aliases: Sequence[str],
+        queue: AdmissionQueue,
+        *,
+        priority: int = 0,
+        pinned: bool = False,
+        ttl_s: float | None = None,
+    ) -> None:
         self.id = id
         self.path = path
         self.aliases = tuple(aliases)
         self.queue = queue
+        self.priority = priority
+        self.pinned = pinned
+        self.ttl_s = ttl_s
         self.state = ModelState.UNLOADED
         self.failure: str | None = None
+        self.no_room: LmxError | None = None
+        """Why it was not loaded, where that was for lack of memory."""
         self.text: TextModel | None = None
         self.worker: Worker | None = None
         self.dialect = PLAIN
@@ -140,6 +155,8 @@ class ServedModel:
             "architecture": self.text.architecture if self.text else None,
             "weights_bytes": self.weights_bytes,
             "resident_bytes": self.resident_bytes,
+            "priority": self.priority,
+            "pinned": self.pinned,
             "in_flight": self.in_flight,
             "waiting": self.queue.waiting,
             "last_used": rfc3339(self.last_used_us) if self.last_used_us else None,
@@ -193,6 +210,9 @@ class ModelTable:
         models = self.all()
         if any(model.state in {ModelState.RESIDENT, *PAGED} for model in models):
             return "ok", ""
-        if any(model.state in {ModelState.LOADING, ModelState.UNLOADED} for model in models):
+        if any(model.state is ModelState.LOADING or not model.settled.is_set() for model in models):
             return "loading", "loading " + ", ".join(m.id for m in models if m.state is ModelState.LOADING)
+        if any(model.state is ModelState.UNLOADED for model in models):
+            # Whoever asks for it has it loaded.
+            return "ok", ""
         return "unavailable", "; ".join(f"{m.id}: {m.failure}" for m in models)

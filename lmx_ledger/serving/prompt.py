@@ -58,7 +58,14 @@ def shape_of(prompt: Chat | Texts) -> Shape:
     return Shape(messages, tools, sum(map(len, parts)), digest)
 
 
-async def prepare(request: GenerationRequest, model: ServedModel, text: TextModel, ceiling: int) -> Prepared:
+class Ceiling(NamedTuple):
+    """Fewer tokens than so many may be asked for; `reason` is `model_limit` or `memory`."""
+
+    tokens: int
+    reason: str
+
+
+async def prepare(request: GenerationRequest, model: ServedModel, text: TextModel, ceiling: Ceiling) -> Prepared:
     """Tokenize (long texts on another thread) and hold the prompt against the ceiling.
 
     Raises:
@@ -82,20 +89,22 @@ async def prepare(request: GenerationRequest, model: ServedModel, text: TextMode
     if not all(prompts):
         raise InvalidRequest("the prompt is empty; give it some text", param="prompt")
     longest = max(map(len, prompts))
-    if longest >= ceiling:
-        reduce_by = longest - ceiling + 1
+    if longest >= ceiling.tokens:
+        reduce_by = longest - ceiling.tokens + 1
+        why = " with the memory that there is" if ceiling.reason == "memory" else ""
         raise ContextLengthExceeded(
-            f"the prompt has {longest} tokens and {model.id} takes fewer than {ceiling}; shorten it by {reduce_by}",
+            f"the prompt has {longest} tokens and {model.id} takes fewer than {ceiling.tokens}{why}; "
+            f"shorten it by {reduce_by}",
             param="prompt" if isinstance(request.prompt, Texts) else "messages",
             lmx={
                 "prompt_tokens": longest,
-                "max_context_tokens": ceiling,
+                "max_context_tokens": ceiling.tokens,
                 "reduce_by": reduce_by,
-                "reason": "model_limit",
+                "reason": ceiling.reason,
             },
             cause_seq=model.loaded_seq,
         )
-    room = ceiling - longest
+    room = ceiling.tokens - longest
     return Prepared(
         prompts, room if request.max_tokens is None else min(request.max_tokens, room), begin, tools, what, boundary
     )

@@ -2,17 +2,36 @@
 
 import asyncio
 import math
+import time
 from bisect import insort
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from lmx_ledger.core.errors import QueueFull
+from lmx_ledger.core.events import Cause
+
+
+class Extent(NamedTuple):
+    """How far one stream reaches: tokens that it has, and those that it may come to have."""
+
+    tokens: int
+    left: int
 
 
 class Place:
-    """One request's claim on `size` places of the engine. `admitted` resolves when they are its own."""
+    """One request's claim on `size` places of the engine. `admitted` resolves when they are its own.
 
-    def __init__(self, queue: "AdmissionQueue", size: int, priority: int) -> None:
+    `extents` are those of its streams, `cause` is the event of its request; `park` takes the streams out of the engine,
+    to go on when there is room again.
+    """
+
+    def __init__(self, queue: "AdmissionQueue", size: int, priority: int, extents: Sequence[Extent]) -> None:
         self.size = size
         self.priority = priority
+        self.extents = list(extents)
+        self.cause: Cause = None
+        self.park: Callable[[], None] | None = None
+        self.since_s = time.monotonic()
         self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue = queue
 
@@ -27,6 +46,12 @@ class Place:
             self.admitted.set_exception(error)
             self.admitted.exception()
 
+    def again(self, extents: Sequence[Extent]) -> None:
+        """Go back to the head of the line, with streams that have come so far."""
+        self.extents = list(extents)
+        self.admitted = asyncio.get_running_loop().create_future()
+        self._queue.put_back(self)
+
     def leave(self) -> None:
         """Give the places, or the place in line, to the next; harmless when repeated."""
         self._queue.release(self)
@@ -39,8 +64,13 @@ class AdmissionQueue:
         self._max_running = max_running
         self._max_waiting = max_waiting
         self._waiting: list[Place] = []
-        self._admitted: set[Place] = set()
+        self._admitted: dict[Place, None] = {}
         self._open = False
+        self.held_s: float | None = None
+        """Since when nobody is admitted, so that another model has its turn; None: it is not so."""
+        self.room_for: Callable[[Place], bool] = lambda _: True
+        """Whether there is memory for one more; if so it is reserved."""
+        self.on_left: Callable[[Place], None] = lambda _: None
         self._mean_wall_s = 1.0
 
     @property
@@ -53,18 +83,29 @@ class AdmissionQueue:
         """Requests in line."""
         return len(self._waiting)
 
+    @property
+    def head(self) -> Place | None:
+        """Who is next."""
+        return self._waiting[0] if self._waiting else None
+
+    @property
+    def youngest(self) -> Place | None:
+        """Who was admitted last, of the lowest priority."""
+        return min(reversed(self._admitted), key=lambda place: place.priority, default=None)
+
     def position_of(self, place: Place) -> int:
         """Its position in line, 1 for the next."""
         return self._waiting.index(place) + 1
 
-    def enter(self, size: int, priority: int = 0) -> Place:
+    def enter(self, size: int, priority: int = 0, extents: Sequence[Extent] = (), cause: Cause = None) -> Place:
         """Join the line (behind those of the same or a higher priority), or go straight in where nobody waits.
 
         Raises:
             QueueFull: the line is at its bound; `retry_after_s` is when a place should be free.
         """
-        place = Place(self, size, priority)
-        if not self._waiting and self._fits(place):
+        place = Place(self, size, priority, extents)
+        place.cause = cause
+        if not self._waiting and self._takes(place):
             self._admit(place)
         elif len(self._waiting) >= self._max_waiting:
             retry = self.retry_after_s()
@@ -81,11 +122,30 @@ class AdmissionQueue:
     def release(self, place: Place) -> None:
         """See `Place.leave`."""
         if place in self._admitted:
-            self._admitted.remove(place)
-            self._pump()
+            del self._admitted[place]
+            self.on_left(place)
+            self.pump()
         elif place in self._waiting:
             self._waiting.remove(place)
-            self._pump()
+            self.on_left(place)
+            self.pump()
+
+    def put_back(self, place: Place) -> None:
+        """It was admitted, and waits again, before all others of its priority."""
+        self._admitted.pop(place, None)
+        self.on_left(place)
+        ahead = sum(other.priority > place.priority for other in self._waiting)
+        self._waiting.insert(ahead, place)
+
+    def hold(self) -> None:
+        """Admit nobody until `let_go`, so that another model has its turn."""
+        self.held_s = time.monotonic()
+
+    def let_go(self) -> None:
+        """Admit again."""
+        if self.held_s is not None:
+            self.held_s = None
+            self.pump()
 
     def hold_waiting(self, most: int) -> None:
         """Another bound for the line; whoever stands in it already stays."""
@@ -94,7 +154,7 @@ class AdmissionQueue:
     def open(self) -> None:
         """Admit: a worker serves the model."""
         self._open = True
-        self._pump()
+        self.pump()
 
     def close(self) -> None:
         """Admit nobody for now; who waits goes on waiting."""
@@ -114,13 +174,18 @@ class AdmissionQueue:
         rounds = (self.waiting + 1) / self._max_running
         return max(1, min(60, math.ceil(rounds * self._mean_wall_s)))
 
-    def _fits(self, place: Place) -> bool:
-        return self._open and self.running + place.size <= self._max_running
+    def pump(self) -> None:
+        """Admit whoever can be."""
+        while self._waiting and self._takes(self._waiting[0]):
+            self._admit(self._waiting.pop(0))
+
+    def has_slots(self, place: Place) -> bool:
+        """Whether it could be admitted if there were memory for it."""
+        return self.running + place.size <= self._max_running
+
+    def _takes(self, place: Place) -> bool:
+        return self._open and self.held_s is None and self.has_slots(place) and self.room_for(place)
 
     def _admit(self, place: Place) -> None:
-        self._admitted.add(place)
+        self._admitted[place] = None
         place.admitted.set_result(None)
-
-    def _pump(self) -> None:
-        while self._waiting and self._fits(self._waiting[0]):
-            self._admit(self._waiting.pop(0))

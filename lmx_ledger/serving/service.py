@@ -9,9 +9,11 @@ from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.errors import Draining, InvalidRequest, ModelNotFound, QueueFull
 from lmx_ledger.core.settings import Settings
+from lmx_ledger.engine.protocol import growth_of_room
 from lmx_ledger.serving.answer import Accepted, Answer, Recorder
-from lmx_ledger.serving.models import PAGED, ModelState, ModelTable, ServedModel
-from lmx_ledger.serving.prompt import prepare, shape_of
+from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
+from lmx_ledger.serving.prompt import Ceiling, prepare, shape_of
+from lmx_ledger.serving.queue import Extent, Place
 from lmx_ledger.serving.rates import Rates
 from lmx_ledger.serving.request import GenerationRequest, drawn_by
 from lmx_ledger.serving.text import TextModel
@@ -37,11 +39,17 @@ class Shelf(Protocol):
         """Begin to load one that was taken, unless that was begun before."""
 
 
-class Pages(Protocol):
-    """Weights that are out, and come back when a request wants them."""
+class Memory(Protocol):
+    """What there is of it, and for whom."""
 
-    def bring_back(self, model: ServedModel, cause: ev.Cause) -> None:
-        """Begin to, unless that was begun before; whoever waits in line goes on behind it."""
+    def look(self) -> None:
+        """Somebody waits, who may need room to be made, or weights that are out."""
+
+    def ceiling(self, model: ServedModel, most: int) -> int:
+        """The longest prompt and answer, in tokens, that the model could have with all that may go gone."""
+
+    def grow(self, model: ServedModel, place: Place, room: int, left: int) -> int:
+        """One of a request's streams has `left` tokens before its cache of `room` is full: its room from then on."""
 
 
 class Serving:
@@ -50,7 +58,7 @@ class Serving:
     def __init__(self, models: ModelTable, ledger: Recorder, settings: Settings) -> None:
         self.models = models
         self.shelf: Shelf | None = None
-        self.pages: Pages | None = None
+        self.memory: Memory | None = None
         self.draining: ev.Ticket | None = None
         self._ledger = ledger
         self._settings = settings
@@ -88,8 +96,7 @@ class Serving:
             text = await self._servable(model)
             request = request.filled(text.sampling)
             self._check_against(request, model, text)
-            ceiling = min(model.context, self._settings.now.context.max_tokens)
-            prepared = await prepare(request, model, text, ceiling)
+            prepared = await prepare(request, model, text, self._ceiling(model))
             self._refuse_if_draining()
         except asyncio.CancelledError:
             gone = ev.RequestCancelled(
@@ -101,13 +108,14 @@ class Serving:
             )
             self._emit(request, model, gone, cause=received)
             raise
-        place = model.queue.enter(request.choices, request.priority)
-        if self.pages is not None and model.state in PAGED:
-            self.pages.bring_back(model, received)
+        extents = [Extent(len(prompt), prepared.max_tokens) for prompt in prepared.prompts for _ in range(request.n)]
+        place = model.queue.enter(request.choices, request.priority, extents, received)
+        if self.memory is not None and not place.admitted.done():
+            self.memory.look()
         turn = self.sessions.begin(request.id, request.session, model.id, prepared.prompts[0], prepared.what)
         request = msgspec.structs.replace(request, session=turn.session)
         accepted = Accepted(request, model, text, prepared, place, received_ns, received, turn)
-        answer = Answer(accepted, self._ledger, self.rates, self._settings.now.server.progress_every)
+        answer = Answer(accepted, self._ledger, self.rates, self._settings.now.server.progress_every, self._grow)
         self._watch(answer)
         if request.max_tokens is not None and prepared.max_tokens < request.max_tokens:
             clamped = ev.RequestDegraded(
@@ -115,6 +123,14 @@ class Serving:
             )
             self._emit(request, model, clamped, cause=model.loaded_seq)
         return answer
+
+    def _ceiling(self, model: ServedModel) -> Ceiling:
+        tokens = min(model.context, self._settings.now.context.max_tokens)
+        fitting = self.memory.ceiling(model, tokens) if self.memory is not None else tokens
+        return Ceiling(fitting, "memory" if fitting < tokens else "model_limit")
+
+    def _grow(self, model: ServedModel, place: Place, room: int, left: int) -> int:
+        return self.memory.grow(model, place, room, left) if self.memory is not None else room + growth_of_room(room)
 
     async def available(self) -> list[str]:
         """Ids of stored models that a request may name, beside those in the table."""
@@ -200,6 +216,8 @@ class Serving:
                 await model.settled.wait()
             finally:
                 self._waiting_for_load -= 1
+        if model.no_room is not None:
+            raise model.no_room
         if model.state is ModelState.FAILED or model.text is None:
             raise model.unavailable(_RETRY_UNAVAILABLE_S)
         return model.text

@@ -15,10 +15,13 @@ import httpx
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.config import Config
 from lmx_ledger.core.settings import Settings
+from lmx_ledger.daemon.budget import Budget
+from lmx_ledger.daemon.paging import Pager
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
+from lmx_ledger.memory.shared import SharedAccount
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.queue import AdmissionQueue
 from lmx_ledger.serving.service import Serving
@@ -91,7 +94,11 @@ async def test_a_keeper_that_fails_leaves_its_model_failed_and_nobody_waiting(tm
     model = ServedModel("m0", "nowhere", [], AdmissionQueue(1, 1))
     table = ModelTable([model])
     place = model.queue.enter(1)
-    supervisor = Supervisor([Faulty(model, Serving(table, ledger, Settings(config)), ledger, config)])
+    settings = Settings(config)
+    shared = SharedAccount(tmp_path, "b")
+    budget = Budget(table, ledger, settings, Pager(ledger), shared, lambda: 10**9)
+    keeper = Faulty(model, Serving(table, ledger, settings), ledger, config, budget=budget)
+    supervisor = Supervisor([keeper])
     supervisor.start(None)
     async with asyncio.timeout(20):
         await supervisor.settled()

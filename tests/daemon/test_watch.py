@@ -43,6 +43,7 @@ class Ours:
     def __init__(self) -> None:
         self.used = [4 * GB]
         self.configured_bytes = 24 * GB
+        self.reserved_bytes = 0
         self.floor_bytes = 1 * GB
 
     @property

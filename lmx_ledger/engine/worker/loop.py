@@ -23,9 +23,10 @@ from lmx_ledger.engine.worker import schedule
 from lmx_ledger.engine.worker.estimate import Pass
 from lmx_ledger.engine.worker.forms import form_for
 from lmx_ledger.engine.worker.keeping import Fetched, Keeping, Written
-from lmx_ledger.engine.worker.meter import NOTHING, Meter, process_bytes
+from lmx_ledger.engine.worker.meter import NOTHING, Meter
 from lmx_ledger.engine.worker.model import ResidentModel, read_model
 from lmx_ledger.engine.worker.paging import Returning, page_out
+from lmx_ledger.engine.worker.process import give_back, process_bytes
 from lmx_ledger.engine.worker.rows import Group, Row, Told
 
 _LARGE: Final = 4_096
@@ -139,6 +140,9 @@ class StepLoop:
         self._model, self._most_read, self._gap = model, command.prefill_step, command.prefill_gap
         self._meter = Meter(model.estimate, command.room, empty_bytes)
         kept = self._keep_kv(model, command.kv) if command.kv is not None else None
+        # It has room for as many tokens as a stream begins with.
+        self._model = model._replace(cache=[])
+        give_back()
         self._recorder.note(f"loaded {model.architecture}, {model.weights.bytes} bytes")
         self._send(
             wire.Loaded(
@@ -515,8 +519,11 @@ class StepLoop:
     # --- memory and reports ------------------------------------------------------------------------------------------
 
     def _tidy(self, gone: Sequence[Row]) -> None:
-        if not self._rows or not gone or any(len(row.tokens) >= _LARGE for row in gone):
+        large = any(len(row.tokens) >= _LARGE for row in gone)
+        if not self._rows or not gone or large:
             mx.clear_cache()
+        if large or not self._rows:
+            give_back()
 
     def _report(self, tokens: list[wire.Token], prefill: Sequence[wire.Prefill] = ()) -> None:
         meter = self._meter

@@ -1,9 +1,6 @@
 """How much memory a worker may take, takes, and will have taken when the next pass is done."""
 
-import resource
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import mlx.core as mx
@@ -12,9 +9,9 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from lmx_ledger.engine.protocol import KvShape
 from lmx_ledger.engine.worker.estimate import Estimate, Pass
+from lmx_ledger.engine.worker.process import process_bytes
 
 _PROBE: Final = 32
-_STATM: Final = Path("/proc/self/statm")
 
 
 class Foretold(NamedTuple):
@@ -92,15 +89,6 @@ class Meter:
         return max(process_bytes() - self._empty_bytes, 0)
 
 
-def process_bytes() -> int:
-    """Resident memory, by the cheapest of the ways that there are."""
-    if sys.platform == "linux":
-        return int(_STATM.read_text().split()[1]) * resource.getpagesize()
-    import psutil  # noqa: PLC0415 - only where there is no /proc
-
-    return int(psutil.Process().memory_info().rss)
-
-
 def measure(module: nn.Module, scale: float) -> tuple[Estimate, KvShape]:
     """What a token takes in a pass and in the caches, from a pass over a few of them.
 
@@ -115,7 +103,7 @@ def measure(module: nn.Module, scale: float) -> tuple[Estimate, KvShape]:
     shape = _shape(cache)
     heads = int(getattr(getattr(module, "args", None), "num_attention_heads", 0) or 1)
     caches = sum(part.nbytes for part in cache)
-    per_pair = 2.0 * 4 * heads
+    per_pair = 4.0 * heads
     return Estimate(max(taken - caches, 0) / _PROBE - per_pair * _PROBE, per_pair, scale), shape
 
 

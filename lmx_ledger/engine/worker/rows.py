@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -10,13 +10,10 @@ from mlx import nn
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from lmx_ledger.engine.kv.chain import Chain
-from lmx_ledger.engine.protocol import Insert, Logprob
+from lmx_ledger.engine.protocol import Insert, Logprob, first_room, growth_of_room
 from lmx_ledger.engine.worker.sampling import Draw, LogitsProcessor, make_processors, read_logprob
 from lmx_ledger.engine.worker.schedule import Mean
 from lmx_ledger.engine.worker.slots import AT_ONCE, as_batch, copied, growth, joined, make_room, one_of, packed, settle
-
-_CACHE_STEP: Final = 256
-_SIXTEEN_STEPS: Final = 16 * _CACHE_STEP
 
 
 class Row:
@@ -53,8 +50,7 @@ class Row:
     @property
     def room(self) -> int:
         """Tokens that its cache is made for at once where that can be: growing it copies it each time."""
-        begun = len(self.tokens) + min(self.left, _CACHE_STEP)
-        return (begun + _CACHE_STEP - 1) // _CACHE_STEP * _CACHE_STEP
+        return first_room(len(self.tokens), self.left)
 
     def begin_reading(self, module: nn.Module) -> None:
         """An empty cache."""
@@ -71,7 +67,7 @@ class Row:
         """From here on the cache grows by little: by a sixteenth of what it is, for that is what growing it copies."""
         for part in self.cache:
             if type(part) is KVCache:
-                part.step = max(_CACHE_STEP, self.room // _SIXTEEN_STEPS * _CACHE_STEP)
+                part.step = growth_of_room(self.room)
 
     def read_with(self, other: "Row") -> None:
         """Have what one of the same tokens has read; nothing is copied before one of them goes on."""

@@ -12,6 +12,8 @@ from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes, load_model
 
+from lmx_ledger.engine.worker.process import give_back
+
 _LAYER: Final = re.compile(r"(?:^|.*\.)layers\.\d+(?=\.)")
 
 
@@ -122,6 +124,7 @@ class Weights:
                 layers, freed = layers + 1, freed + layer.bytes
         finally:
             mx.clear_cache()
+            give_back()
         return Moved(layers, freed, written, (time.monotonic() - began) * 1e3)
 
     def page_in(self) -> int:
