@@ -6,6 +6,8 @@ import struct
 from pathlib import Path
 from typing import Any, Final
 
+from lmx_ledger.memory.shape import Tensor
+
 INDEX: Final = "model.safetensors.index.json"
 
 _LENGTH: Final = struct.Struct("<Q")
@@ -58,8 +60,7 @@ def check_weights(folder: Path) -> int:
     Raises:
         ModelFolderError: a shard is missing or cut short, or there are no weights.
     """
-    index = folder / INDEX
-    names = shards_of(index) if index.exists() else sorted(file.name for file in folder.glob("model*.safetensors"))
+    names = _shard_names(folder)
     if not names:
         raise ModelFolderError(f"{folder} holds no model*.safetensors; download the weights again")
     missing = [name for name in names if not (folder / name).is_file()]
@@ -70,6 +71,20 @@ def check_weights(folder: Path) -> int:
     return sum(_shard_bytes(folder / name) for name in names)
 
 
+def tensors_of(folder: Path) -> list[Tensor]:
+    """What the headers of all shards list; no tensor is read.
+
+    Raises:
+        ModelFolderError: a shard is missing or cut short, or there are no weights.
+    """
+    check_weights(folder)
+    return [
+        Tensor(name, str(entry.get("dtype")), entry["data_offsets"][1] - entry["data_offsets"][0])
+        for shard in _shard_names(folder)
+        for name, entry in _entries(folder / shard).items()
+    ]
+
+
 def fingerprint(folder: Path) -> str:
     """Names a model's weights, wherever they lie: 32 hex digits over config.json, every shard's header, and both ends
     of every tensor. Other weights of the same shape differ in each tensor.
@@ -78,9 +93,7 @@ def fingerprint(folder: Path) -> str:
         ModelFolderError: a shard cannot be read; ask `check_weights` first.
     """
     found = hashlib.sha256((folder / "config.json").read_bytes())
-    index = folder / INDEX
-    names = shards_of(index) if index.exists() else sorted(file.name for file in folder.glob("model*.safetensors"))
-    for name in names:
+    for name in _shard_names(folder):
         try:
             with (folder / name).open("rb") as stream:
                 (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
@@ -99,7 +112,17 @@ def fingerprint(folder: Path) -> str:
     return found.hexdigest()[:32]
 
 
+def _shard_names(folder: Path) -> list[str]:
+    index = folder / INDEX
+    return shards_of(index) if index.exists() else sorted(file.name for file in folder.glob("model*.safetensors"))
+
+
 def _shard_bytes(file: Path) -> int:
+    return max((int(entry["data_offsets"][1]) for entry in _entries(file).values()), default=0)
+
+
+def _entries(file: Path) -> dict[str, Any]:
+    """The header's tensors by name; the file is as long as they say."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         head = stream.read(_LENGTH.size)
@@ -107,10 +130,10 @@ def _shard_bytes(file: Path) -> int:
             (length,) = _LENGTH.unpack(head)
             if length <= min(size - _LENGTH.size, _LONGEST_HEADER):
                 try:
-                    entries = json.loads(stream.read(length))
-                    data = max((e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"), default=0)
+                    entries = {name: e for name, e in json.loads(stream.read(length)).items() if name != "__metadata__"}
+                    data = max((end for _, end in (e["data_offsets"] for e in entries.values())), default=0)
                 except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                     data = -1
                 if data >= 0 and _LENGTH.size + length + data == size:
-                    return int(data)
+                    return entries
     raise ModelFolderError(f"{file} is cut short or damaged ({size} bytes); download it again")
