@@ -26,7 +26,7 @@ from lmx_ledger.engine.worker.keeping import Fetched, Keeping, Written
 from lmx_ledger.engine.worker.meter import NOTHING, Meter
 from lmx_ledger.engine.worker.model import ResidentModel, read_model
 from lmx_ledger.engine.worker.paging import Returning, page_out
-from lmx_ledger.engine.worker.process import give_back, process_bytes
+from lmx_ledger.engine.worker.process import give_back
 from lmx_ledger.engine.worker.rows import Group, Row, Told
 
 _LARGE: Final = 4_096
@@ -130,7 +130,6 @@ class StepLoop:
 
     def _load(self, command: wire.Load) -> None:
         self._recorder.note(f"load {command.path}")
-        empty_bytes = process_bytes()
         try:
             derived = Path(command.derived) if command.derived is not None else None
             model = read_model(Path(command.path), derived, command.scale)
@@ -138,11 +137,11 @@ class StepLoop:
             self._send(wire.LoadFailed(error=f"{type(error).__name__}: {error}"))
             return
         self._model, self._most_read, self._gap = model, command.prefill_step, command.prefill_gap
-        self._meter = Meter(model.estimate, command.room, empty_bytes)
+        self._meter = Meter(model.estimate)
         kept = self._keep_kv(model, command.kv) if command.kv is not None else None
         # It has room for as many tokens as a stream begins with.
         self._model = model._replace(cache=[])
-        give_back()
+        self._meter.take(command.room)
         self._recorder.note(f"loaded {model.architecture}, {model.weights.bytes} bytes")
         self._send(
             wire.Loaded(
@@ -458,9 +457,9 @@ class StepLoop:
         assert self._meter is not None  # noqa: S101 - the daemon has been told that a model is loaded
         if self._keeping is not None:
             self._keeping.hold_at_most(order.kept)
-        self._meter.room = max(order.bytes, mx.get_active_memory())
+        room = self._meter.take(order.bytes)
         kept = max(order.kept, self._kept_bytes())
-        self._send(wire.RoomSet(call=order.call, bytes=self._meter.room, kept=kept))
+        self._send(wire.RoomSet(call=order.call, bytes=room, kept=kept))
 
     def _kept_bytes(self) -> int:
         return self._keeping.ram_bytes if self._keeping is not None else 0

@@ -9,9 +9,10 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from lmx_ledger.engine.protocol import KvShape
 from lmx_ledger.engine.worker.estimate import Estimate, Pass
-from lmx_ledger.engine.worker.process import process_bytes
+from lmx_ledger.engine.worker.process import give_back, process_bytes
 
 _PROBE: Final = 32
+_CACHE_SHARE: Final = 16
 
 
 class Foretold(NamedTuple):
@@ -25,19 +26,42 @@ NOTHING: Final = Foretold(0, 0)
 
 
 class Meter:
-    """One worker's. `room` is what it was granted, None where nobody counts."""
+    """One worker's, whose model has just been loaded: what its process takes beside arrays now is not the model's."""
 
-    def __init__(self, estimate: Estimate, room: int | None, empty_bytes: int) -> None:
-        """`empty_bytes`: what the process takes without a model."""
-        self.room = room
+    def __init__(self, estimate: Estimate) -> None:
         self._estimate = estimate
-        self._empty_bytes = empty_bytes
+        self._room: int | None = None
+        mx.clear_cache()
+        give_back()
+        self._empty_bytes = process_bytes() - mx.get_active_memory()
         self._passes: list[tuple[Pass, int]] = []
         self._growth = self._copies = self._carried = self._began = 0
         self._last = NOTHING
 
+    def take(self, room: int | None) -> int:
+        """Let arrays take so many bytes (None: as many as they like); what they may take, for they may hold more.
+
+        A part of it is for buffers that MLX keeps to use them again: they are nobody's arrays, and memory all the same.
+        """
+        if room is None:
+            return 0
+        mx.set_cache_limit(room // _CACHE_SHARE)
+        self._room = room
+        if self._tidy():
+            give_back()
+        self._room = max(room, mx.get_active_memory())
+        return self._room
+
+    def _tidy(self) -> bool:
+        """Let buffers go that are not in use, where there is no room for them."""
+        if self._room is None or mx.get_active_memory() + mx.get_cache_memory() <= self._room:
+            return False
+        mx.clear_cache()
+        return True
+
     def begin(self) -> None:
         """A round of the loop."""
+        self._tidy()
         self._passes.clear()
         # What the round before began is done by the device in this one.
         self._growth, self._carried, self._copies = 0, self._copies, 0
@@ -75,13 +99,13 @@ class Meter:
 
     def tokens(self, length: int, most: int, growth: int) -> int:
         """New tokens of a prompt, behind `length`, for which there is room when caches grow by so much; 0: for none."""
-        if self.room is None:
+        if self._room is None:
             return most
-        return self._estimate.tokens(self.room - mx.get_active_memory() - growth, length, most)
+        return self._estimate.tokens(self._room - mx.get_active_memory() - growth, length, most)
 
     def has_room_for(self, copies: int) -> bool:
         """Whether so much of the caches may be made anew, where it need not be."""
-        return self.room is None or mx.get_active_memory() + self._estimate.copies(copies) <= self.room
+        return self._room is None or mx.get_active_memory() + self._estimate.copies(copies) <= self._room
 
     @property
     def process_bytes(self) -> int:
