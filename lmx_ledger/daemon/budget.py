@@ -147,7 +147,7 @@ class Budget:
     @property
     def reserved_bytes(self) -> int:
         """What is reserved for models."""
-        return sum(holding.granted + holding.kept for holding in self._holdings.values())
+        return sum(holding.total for holding in self._holdings.values())
 
     @property
     def used_bytes(self) -> int:
@@ -250,6 +250,7 @@ class Budget:
 
         def measured(step: Step) -> None:
             holding.active = step.active_bytes
+            holding.overhead = max(step.process_bytes - step.active_bytes - step.kept_bytes, 0)
             told.add(step)
 
         worker.on_memory = measured

@@ -34,8 +34,8 @@ class Holding:
         self.longest: dict[object, int] = {}
         self.kept = self.kept_most = kept
         self.granted = 0
-        # What its arrays take, as the worker said last.
-        self.active = 0
+        # What its arrays take, as the worker said last, and what its process takes beside them.
+        self.active = self.overhead = 0
         self.came_s = self.used_s = float("-inf")
         self.took_s = 0.0
         self._pass_token = self._pass_pair = 0.0
@@ -55,6 +55,11 @@ class Holding:
     def out_bytes(self) -> int:
         """On disk only."""
         return sum(self.layers) - self.weights
+
+    @property
+    def total(self) -> int:
+        """All that is its own."""
+        return self.granted + self.kept + self.overhead
 
     def kv_bytes(self, tokens: int) -> int:
         """Of one stream of so many tokens."""
@@ -95,7 +100,7 @@ class Holding:
             layers=tuple(reversed(in_memory)),
             kv=kv,
             kept=max(self.kept - _LEAST_KEPT, 0),
-            working=max(self.granted - self.weights - kv - spare, 0) + min(self.kept, _LEAST_KEPT),
+            working=max(self.granted - self.weights - kv - spare, 0) + min(self.kept, _LEAST_KEPT) + self.overhead,
             spare=spare,
             busy=busy,
             pinned=pinned,
@@ -116,7 +121,8 @@ class Holding:
             "kept_bytes": self.kept,
             "working_bytes": max(self.granted - self.weights - kv - spare, 0),
             "spare_bytes": spare,
-            "total_bytes": self.granted + self.kept,
+            "overhead_bytes": self.overhead,
+            "total_bytes": self.total,
             "active_bytes": self.active,
             "requests": len(self.kv),
         }

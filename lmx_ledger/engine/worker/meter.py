@@ -109,8 +109,8 @@ class Meter:
 
     @property
     def process_bytes(self) -> int:
-        """What the process takes beyond an empty one."""
-        return max(process_bytes() - self._empty_bytes, 0)
+        """What the process takes beyond an empty one, without the buffers that MLX keeps: those go when they have to."""
+        return max(process_bytes() - self._empty_bytes - mx.get_cache_memory(), 0)
 
 
 def measure(module: nn.Module, scale: float) -> tuple[Estimate, KvShape]:
