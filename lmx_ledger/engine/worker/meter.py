@@ -109,7 +109,7 @@ class Meter:
 
     @property
     def process_bytes(self) -> int:
-        """What the process takes beyond an empty one, without the buffers that MLX keeps: those go when they have to."""
+        """What the process takes beyond an empty one, without buffers that MLX keeps: those go when they have to."""
         return max(process_bytes() - self._empty_bytes - mx.get_cache_memory(), 0)
 
 
