@@ -260,11 +260,14 @@ class EngineExited(EventData, frozen=True, kw_only=True):
 
 @_event("engine.restarted")
 class EngineRestarted(EventData, frozen=True, kw_only=True):
-    """A fresh worker serves the model again."""
+    """A fresh worker serves the model again. Where the last one may have lacked memory, `working_scale` times what is
+    foretold of a pass is reserved for it from now on.
+    """
 
     pid: int
     attempt: int
     ms: float
+    working_scale: float = 1.0
 
 
 # --- models ---------------------------------------------------------------------------------------------------------

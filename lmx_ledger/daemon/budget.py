@@ -31,6 +31,8 @@ _KEPT_SHARE: Final = 8
 _FIRST: Final = 1_000_000
 """Priority of a place in line that is an operator's."""
 _LOOK_AGAIN_S: Final = 1.0
+_UNLEARN: Final = 0.999
+"""What a death taught is forgotten by so much with each step that goes well: it may not have been for lack of memory."""
 PARK_AT: Final = 16
 """Tokens before its cache is full at which a stream stops that can have no more."""
 
@@ -249,6 +251,7 @@ class Budget:
         told = self._told.setdefault(model.id, Foretold())
 
         def measured(step: Step) -> None:
+            self._scales[model.id] = max(self.scale(model) * _UNLEARN, 1.0)
             holding.active = step.active_bytes
             holding.overhead = max(step.process_bytes - step.active_bytes - step.kept_bytes, 0)
             told.add(step)

@@ -73,7 +73,10 @@ class ModelKeeper:
             worker = self.model.worker
             if worker is not None:
                 if self._restarts:
-                    restarted = ev.EngineRestarted(pid=worker.pid, attempt=self._restarts, ms=elapsed_ms(began))
+                    scale = round(self._budget.scale(self.model), 3)
+                    restarted = ev.EngineRestarted(
+                        pid=worker.pid, attempt=self._restarts, ms=elapsed_ms(began), working_scale=scale
+                    )
                     self._emit(restarted, cause)
                 await self._prove(worker)
                 await asyncio.shield(worker.exited)

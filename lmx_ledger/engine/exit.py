@@ -3,9 +3,10 @@
 import signal
 from typing import Final, NamedTuple
 
-NO_MEMORY: Final = 12
-"""A worker's exit status when an allocation failed (ENOMEM): what is left of it is not to be trusted."""
+from lmx_ledger.engine.protocol import NO_MEMORY
+
 _WORDS: Final = ("bad_alloc", "Unable to allocate", "MemoryError")
+_PASSES: Final = ("read ", "step ", "join ")
 
 
 class Exit(NamedTuple):
@@ -21,8 +22,9 @@ class Exit(NamedTuple):
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether it lacked memory, as far as it could still say."""
-        return self.code == NO_MEMORY or any(word in self.stderr_tail for word in _WORDS)
+        """Whether it lacked memory, or may have: MLX's CPU back end writes to what a failed allocation gave it."""
+        crashed = self.signal == "SIGSEGV" and bool(self.last_acts) and self.last_acts[-1].startswith(_PASSES)
+        return self.code == NO_MEMORY or crashed or any(word in self.stderr_tail for word in _WORDS)
 
 
 def signal_name(number: int) -> str:

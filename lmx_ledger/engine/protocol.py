@@ -12,6 +12,8 @@ import msgspec
 
 MAX_FRAME_BYTES: Final = 256 * 1024**2
 LENGTH: Final = struct.Struct(">I")
+NO_MEMORY: Final = 12
+"""A worker's exit status when an allocation failed (ENOMEM): what is left of it is not to be trusted."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, tag=False, array_like=True):

@@ -26,7 +26,7 @@ from lmx_ledger.engine.worker.keeping import Fetched, Keeping, Written
 from lmx_ledger.engine.worker.meter import NOTHING, Meter
 from lmx_ledger.engine.worker.model import ResidentModel, read_model
 from lmx_ledger.engine.worker.paging import Returning, page_out
-from lmx_ledger.engine.worker.process import give_back
+from lmx_ledger.engine.worker.process import give_back, is_allocation
 from lmx_ledger.engine.worker.rows import Group, Row, Told
 
 _LARGE: Final = 4_096
@@ -492,6 +492,9 @@ class StepLoop:
         """Have the rows of what failed read again, each for itself from now on until it gives a token."""
         said = f"{type(error).__name__}: {error}"
         self._recorder.note(f"failed with {len(rows)} rows: {said}", [row.insert.stream for row in rows])
+        if is_allocation(error):
+            # What is left of this process would fail at its next allocation; another one goes on with the streams.
+            os._exit(wire.NO_MEMORY)
         again = []
         for row in rows:
             stream = row.insert.stream

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+_FAILED: Final = ("allocate", "bad_alloc", "alloc]")
 _STATM: Final = Path("/proc/self/statm")
 
 
@@ -30,3 +31,8 @@ def _trim() -> Callable[[], object]:
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         return lambda: library.malloc_trim(0)
     return lambda: None
+
+
+def is_allocation(error: Exception) -> bool:
+    """Whether memory was what it lacked: MLX says so in words only."""
+    return isinstance(error, MemoryError) or any(word in str(error) for word in _FAILED)
