@@ -32,7 +32,7 @@ _FIRST: Final = 1_000_000
 """Priority of a place in line that is an operator's."""
 _LOOK_AGAIN_S: Final = 1.0
 _UNLEARN: Final = 0.999
-"""What a death taught is forgotten by so much with each step that goes well: it may not have been for lack of memory."""
+"""What a death taught is forgotten by so much with each good step: it may not have been for lack of memory."""
 PARK_AT: Final = 16
 """Tokens before its cache is full at which a stream stops that can have no more."""
 
