@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -54,6 +54,9 @@ def _key(name: str, field: FieldInfo) -> str:
     value = "..." if field.default in (None, PydanticUndefined) else field.default
     # TOML has no word for "none": such a key is shown, and left out.
     mark = "# " if field.default is None else ""
+    if isinstance(value, float) and any(isinstance(one, BeforeValidator) for one in field.metadata):
+        # The only numbers that can be written otherwise than as such.
+        value = f"{value:g}s"
     return f"{mark}{name} = {_toml(value)}  # {field.description}"
 
 
@@ -62,8 +65,6 @@ def _toml(value: object) -> str:
         return f'"{value}"'
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, float):
-        return f'"{value:g}s"'
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

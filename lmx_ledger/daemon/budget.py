@@ -242,10 +242,10 @@ class Budget:
         finally:
             self._loads.pop(model.id, None)
 
-    def loaded(self, model: ServedModel, worker: Worker, loaded: Loaded) -> None:
-        """Its worker has measured what it takes."""
+    def loaded(self, model: ServedModel, worker: Worker, loaded: Loaded, *, asked: bool) -> None:
+        """Its worker has measured what it takes. `asked`: somebody waits for it, and it has its turn."""
         holding = self._holdings[model.id]
-        holding.loaded(loaded, time.monotonic())
+        holding.loaded(loaded, time.monotonic() if asked else -math.inf)
         model.queue.room_for = lambda place: self._may_enter(model, place)
         model.queue.on_left = lambda place: self._left(model, place)
         told = self._told.setdefault(model.id, Foretold())

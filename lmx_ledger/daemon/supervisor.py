@@ -171,7 +171,7 @@ class ModelKeeper:
         finally:
             if model.worker is None and (worker is None or not worker.alive):
                 self._budget.forget(model)
-        await self._loaded(worker, loaded, text, weights, elapsed_ms(began), cause)
+        await self._loaded(worker, loaded, text, weights, reason, elapsed_ms(began), cause)
         return True
 
     async def _room(self, weights_bytes: int, cause: ev.Cause, *, patient: bool) -> int | None:
@@ -190,7 +190,7 @@ class ModelKeeper:
         return room
 
     async def _loaded(
-        self, worker: Worker, loaded: Loaded, text: TextModel, weights: str, ms: float, cause: ev.Cause
+        self, worker: Worker, loaded: Loaded, text: TextModel, weights: str, reason: str, ms: float, cause: ev.Cause
     ) -> None:
         """It is resident; `weights` is their fingerprint."""
         model = self.model
@@ -208,7 +208,7 @@ class ModelKeeper:
         model.loaded_seq = await self._commit(resident, cause)
         model.fingerprint = weights
         self._kept.opened(loaded.kv)
-        self._budget.loaded(model, worker, loaded)
+        self._budget.loaded(model, worker, loaded, asked=reason != CONFIGURED)
         if worker.alive:
             self._has_served = True
             model.serve(worker)

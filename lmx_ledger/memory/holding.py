@@ -41,7 +41,7 @@ class Holding:
         self._pass_token = self._pass_pair = 0.0
 
     def loaded(self, loaded: Loaded, now_s: float) -> None:
-        """Its worker has read it, and measured what it takes."""
+        """Its worker has read it, and measured what it takes; its turn begins `now_s`."""
         self.layers, self.out, self.shape = list(loaded.layers), 0, loaded.shape
         self._pass_token, self._pass_pair = loaded.pass_token, loaded.pass_pair
         self.active, self.came_s, self.took_s = loaded.active_bytes, now_s, loaded.ms / 1e3
