@@ -88,7 +88,8 @@ def test_what_is_pinned_stays_until_it_is_unpinned_also_behind_a_restart(running
 def test_what_has_work_in_flight_is_not_unloaded(running: RunningDaemon) -> None:
     body = {"model": "m", "prompt": "Once upon a time", "max_tokens": 3_000, "temperature": 0, "stream": True}
     with httpx.stream("POST", f"{running.url}/v1/completions", json=body, timeout=60) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()
+        next(lines)
         for name in ("unload", "reload"):
             refused = running.post(f"/lmx/models/{name}", {"model": "m"})
             assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
