@@ -85,6 +85,7 @@ class _Names:
 
     def __init__(self, config: "Config", served: Mapping[str, Path]) -> None:
         self._config = config
+        self._rank = {model.id: (model.priority, model.pin) for model in config.models}
         self._folders = {**{model.id: Path(model.path).expanduser() for model in config.models}, **served}
 
     def find(self, name: str) -> "Candidate":
@@ -104,7 +105,9 @@ class _Names:
             if found is None:
                 return _on_hub(name)
             known, folder = found
-            return Candidate(known, shape_of(read_json(folder / "config.json"), tensors_of(folder)))
+            shape = shape_of(read_json(folder / "config.json"), tensors_of(folder))
+            priority, pinned = self._rank.get(known, (0, False))
+            return Candidate(known, shape, priority, pinned)
         except (StoreError, ModelFolderError) as error:
             raise Failure(harmless(str(error))) from None
         except ShapeUnknown as error:
@@ -176,6 +179,7 @@ def _served(connection: Connection) -> tuple[dict[str, Path], int | None]:
 def _room(config: "Config", limit: int | None) -> "Room":
     from lmx_ledger.memory.fit import Room  # noqa: PLC0415
     from lmx_ledger.memory.limit import limit_bytes  # noqa: PLC0415
+    from lmx_ledger.memory.plan import Policy, reserve_of  # noqa: PLC0415
     from lmx_ledger.memory.shape import FUSED_ON_METAL  # noqa: PLC0415
 
     on_mac = sys.platform == "darwin"
@@ -186,7 +190,13 @@ def _room(config: "Config", limit: int | None) -> "Room":
 
             _, recommended = mlx_and_back_end()
         limit = limit_bytes(config.memory.limit, recommended)
-    return Room(limit, config.engine.prefill_step, FUSED_ON_METAL if on_mac else frozenset())
+    return Room(
+        limit,
+        config.engine.prefill_step,
+        FUSED_ON_METAL if on_mac else frozenset(),
+        reserve_of(limit),
+        policy=Policy(config.memory.page_at, config.memory.page_to),
+    )
 
 
 def _document(one: "Candidate", answer: "Fit", others: "list[Candidate]", room: "Room") -> dict[str, Any]:

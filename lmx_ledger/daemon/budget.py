@@ -19,13 +19,11 @@ from lmx_ledger.engine.stream import WorkerDied
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.memory import plan as planner
 from lmx_ledger.memory.holding import LEARNED, MOST_LEARNED, Holding
-from lmx_ledger.memory.plan import Account, Act, Need, Plan, Policy, Verdict, plan
+from lmx_ledger.memory.plan import Account, Act, Need, Plan, Policy, Verdict, plan, reserve_of
 from lmx_ledger.memory.shared import SharedAccount
 from lmx_ledger.serving.models import PAGED, ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.queue import Place
 
-_RESERVE_SHARE: Final = 50
-"""One part in so many of the limit is nobody's: the interpreter's own growth, and what no estimate foresaw."""
 _KV_SHARE: Final = 16
 _KEPT_SHARE: Final = 8
 _FIRST: Final = 1_000_000
@@ -166,7 +164,7 @@ class Budget:
 
     @property
     def _reserve(self) -> int:
-        return self.configured_bytes // _RESERVE_SHARE
+        return reserve_of(self.configured_bytes)
 
     def account(self) -> Account:
         """As the planner is given it."""

@@ -17,6 +17,14 @@ _PRECEDENCE: Final = 4.0
 """Each step of priority makes the turn so many times as long against those below."""
 
 
+_RESERVE_SHARE: Final = 50
+
+
+def reserve_of(limit: int) -> int:
+    """What of a limit is nobody's: for the interpreters' own growth, and what no estimate foresaw."""
+    return limit // _RESERVE_SHARE
+
+
 class Verdict(enum.StrEnum):
     """What becomes of a need."""
 

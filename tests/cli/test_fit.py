@@ -57,7 +57,7 @@ def test_a_folder_is_sized_by_its_own_files(home: Path, tmp_path: Path) -> None:
     assert answer["layers_exact"]
     parts = answer["weights_bytes"] + answer["kv_bytes"] + answer["working_bytes"]
     assert answer["need_bytes"] == parts
-    assert parts + answer["spare_bytes"] == answer["limit_bytes"]
+    assert parts + answer["spare_bytes"] + answer["reserve_bytes"] == answer["limit_bytes"]
     config = json.loads((folder / "config.json").read_text())
     assert answer["context_tokens"] == answer["longest_context_tokens"] == config["max_position_embeddings"]
 
