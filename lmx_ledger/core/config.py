@@ -142,6 +142,9 @@ class MemorySection(_Section):
         "auto",
         description="Bytes that are made free for KV at once when it needs room; `auto`: a sixteenth of the limit.",
     )
+    wired: bool = Field(
+        False, description="macOS: have what a model was granted wired, so that it is never compressed or swapped."
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -292,13 +292,14 @@ class ModelLoadStarted(EventData, frozen=True, kw_only=True):
 
 @_event("model.loaded", durable=True)
 class ModelLoaded(EventData, frozen=True, kw_only=True):
-    """A model is resident and can answer."""
+    """A model is resident and can answer. `wired_bytes`: what Metal was told to wire for it."""
 
     weights_bytes: int
     context: int
     vocab: int
     architecture: str
     ms: float
+    wired_bytes: int = 0
 
 
 @_event("model.load_failed", Severity.ERROR, durable=True)

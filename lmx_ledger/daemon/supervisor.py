@@ -143,6 +143,7 @@ class ModelKeeper:
                 derived=self._derived(worker, weights),
                 room=room,
                 scale=self._budget.scale(model),
+                wired=self._config.memory.wired,
             )
         except LoadTimedOut as error:
             # It would take as long again, and its reason is not the signal that ended it.
@@ -204,6 +205,7 @@ class ModelKeeper:
             vocab=loaded.vocab,
             architecture=loaded.architecture,
             ms=ms,
+            wired_bytes=loaded.wired_bytes,
         )
         model.loaded_seq = await self._commit(resident, cause)
         model.fingerprint = weights

@@ -124,6 +124,7 @@ class Worker:
         derived: str | None = None,
         room: int | None = None,
         scale: float = 1.0,
+        wired: bool = False,
     ) -> wire.Loaded:
         """Read a model's folder; see `protocol.Load`.
 
@@ -141,6 +142,7 @@ class Worker:
                 derived=derived,
                 room=room,
                 scale=scale,
+                wired=wired,
             )
         )
         try:

@@ -54,7 +54,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     `prefill_step`: most prompt tokens read at once; fewer while others decode, so that they wait at most `prefill_gap`
     of their own steps. `kv`: None where nothing is to be kept. `derived`: the folder for weights that are not in the
     files as they are used, when they are paged out. `room`: bytes that its arrays may take; None: nobody
-    counts. `scale`: how much more than foretold a pass took earlier workers.
+    counts. `scale`: how much more than foretold a pass took earlier workers; `wired`: Metal is to wire
+    that room.
     """
 
     path: str
@@ -64,6 +65,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     derived: str | None = None
     room: int | None = None
     scale: float = 1.0
+    wired: bool = False
 
 
 class Insert(msgspec.Struct, frozen=True, tag="insert"):
@@ -226,7 +228,7 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     """The model is resident and its first forward pass has run. `kv`: None where none is to be kept, or can be.
 
     `layers`: bytes of its weights, in the order in which they come back (they go in the opposite one). `shape`: what a
-    stream's caches take. `pass_token` and `pass_pair`: bytes that a pass takes for a token, and for a token and each
+    stream's caches take; `wired_bytes`: what Metal was told to wire. `pass_token` and `pass_pair`: bytes that a pass takes for a token, and for a token and each
     one that it looks at.
     """
 
@@ -241,6 +243,7 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     shape: KvShape = KvShape(0)
     pass_token: float = 0.0
     pass_pair: float = 0.0
+    wired_bytes: int = 0
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):

@@ -23,7 +23,7 @@ from lmx_ledger.engine.worker import schedule
 from lmx_ledger.engine.worker.estimate import Pass
 from lmx_ledger.engine.worker.forms import form_for
 from lmx_ledger.engine.worker.keeping import Fetched, Keeping, Written
-from lmx_ledger.engine.worker.meter import NOTHING, Meter
+from lmx_ledger.engine.worker.meter import NOTHING, Meter, wire_memory
 from lmx_ledger.engine.worker.model import ResidentModel, read_model
 from lmx_ledger.engine.worker.paging import Returning, page_out
 from lmx_ledger.engine.worker.process import give_back, is_allocation
@@ -142,6 +142,7 @@ class StepLoop:
         # It has room for as many tokens as a stream begins with.
         self._model = model._replace(cache=[])
         self._meter.take(command.room)
+        wired = wire_memory(command.room or 0) if command.wired else 0
         self._recorder.note(f"loaded {model.architecture}, {model.weights.bytes} bytes")
         self._send(
             wire.Loaded(
@@ -156,6 +157,7 @@ class StepLoop:
                 shape=model.shape,
                 pass_token=model.estimate.per_token,
                 pass_pair=model.estimate.per_pair,
+                wired_bytes=wired,
             )
         )
 

@@ -146,3 +146,15 @@ def _shape(cache: Sequence[Any]) -> KvShape:
 
 def _flat(cache: Sequence[Any]) -> list[Any]:
     return [one for part in cache for one in (_flat(part.caches) if hasattr(part, "caches") else [part])]
+
+
+def wire_memory(size: int) -> int:
+    """Have Metal wire so many bytes, at most what it recommends; what it was told. Nothing without Metal.
+
+    Never by default: under load this has been tied to kernel panics (ml-explore/mlx issue 3186).
+    """
+    if not mx.metal.is_available():
+        return 0
+    wired = min(size, int(mx.device_info().get("max_recommended_working_set_size", 0)))
+    mx.set_wired_limit(wired)
+    return wired
