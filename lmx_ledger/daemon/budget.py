@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 from lmx_ledger.core import events as ev
-from lmx_ledger.core.errors import InsufficientMemory
+from lmx_ledger.core.errors import Conflict, InsufficientMemory
 from lmx_ledger.core.settings import Settings
 from lmx_ledger.core.units import show_bytes
 from lmx_ledger.daemon.paging import Pager
@@ -444,7 +444,7 @@ class Budget:
         wants = []
         for name, load in self._loads.items():
             model = next(model for model in self._table.all() if model.id == name)
-            if not load.granted.done():
+            if not load.granted.done() and not (load.patient and self._comes_behind(model)):
                 working, kv = Holding.working_of_load(load.weights), sum(load.streams.kv.values())
                 need = Need(name, load.weights, kv, working, model.priority, patient=load.patient)
                 wants.append(Want(model, "load", need, load.since_s, load.cause))
@@ -480,6 +480,17 @@ class Budget:
                     wants.append(Want(model, "kv", need, place.since_s, place.cause, place))
         return wants
 
+    def _comes_behind(self, model: ServedModel) -> bool:
+        """Whether models that the configuration names before it are not so far yet: memory is theirs first."""
+        for other in self._table.all():
+            if other is model:
+                return False
+            if not other.settled.is_set() and other.id not in self._holdings and other.id not in self._loads:
+                return True
+            if (load := self._loads.get(other.id)) is not None and not load.granted.done():
+                return True
+        return False
+
     async def _satisfy(self, want: Want) -> float | None:
         """Make room and reserve it; how soon to look again when that cannot be done yet."""
         found, need = self._found(want)
@@ -491,6 +502,7 @@ class Budget:
             and need.patient
             and (found.verdict is not Verdict.FITS or any(step.act is Act.PAGE_OUT for step in found.steps))
         ):
+            # Nobody has asked for it yet: what others have stays theirs.
             self._loads[want.model.id].granted.set_result(None)
             return None
         cause = await self._write_down(want, need, found)
@@ -539,7 +551,10 @@ class Budget:
 
     async def _carry_out(self, found: Plan, cause: ev.Cause) -> ev.Cause:
         for step in found.steps:
-            model, holding = self._table.find(step.model), self._holdings[step.model]
+            model, holding = self._table.find(step.model), self._holdings.get(step.model)
+            if holding is None:
+                # It was unloaded while the plan was written down.
+                continue
             match step.act:
                 case Act.YIELD:
                     if model.queue.held_s is None:
@@ -548,7 +563,7 @@ class Budget:
                 case Act.PAGE_OUT:
                     _drop_waiting(holding)
                     # It may have been asked something meanwhile: then it is planned anew.
-                    with contextlib.suppress(Exception):
+                    with contextlib.suppress(Conflict):
                         await self._pager.page_out(model, step.bytes, cause, planned=True)
                         cause = self._pager.finished[model.id]
                 case Act.SPARE:
@@ -574,7 +589,9 @@ class Budget:
     def _reserve_for(self, want: Want, need: Need, account: Account, cause: ev.Cause) -> bool:
         model = want.model
         if want.reason == "load":
-            load = self._loads[model.id]
+            load = self._loads.get(model.id)
+            if load is None or load.granted.done():
+                return True
             holding = Holding(model.id, load.weights, 0)
             holding.kv, holding.longest = load.streams
             holding.scale = self.scale(model)
@@ -585,6 +602,8 @@ class Budget:
             room = account.limit - account.used - need.total
             holding.kept = holding.kept_most = min(self.kept_bytes(), max(room // 2, 0))
             load.granted.set_result(holding.granted)
+            return True
+        if model.id not in self._holdings:
             return True
         holding = self._holdings[model.id]
         if need.total and not self._grant(holding, holding.granted + need.total):
@@ -610,7 +629,8 @@ class Budget:
             lmx={"short_by_bytes": short_by},
         )
         if want.reason == "load":
-            self._loads[want.model.id].granted.set_exception(error)
+            if (load := self._loads.get(want.model.id)) is not None and not load.granted.done():
+                load.granted.set_exception(error)
         elif want.place is not None:
             self._growing.pop(want.place, None)
             want.place.refuse(error)

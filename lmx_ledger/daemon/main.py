@@ -7,6 +7,7 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +59,7 @@ from lmx_ledger.slo.rollup import RollupProjection
 from lmx_ledger.store import embedded
 
 _LOOK_FOR_UNUSED_S: Final = 1.0
+_AGAIN_S: Final = 1.0
 
 
 def run(config: Config, *, source: Path | None, reread: Callable[[], Config], announce: bool = True) -> int:
@@ -220,9 +222,9 @@ class Daemon:
         rereading = asyncio.create_task(self._rereader.run(ledger))
         keeping = asyncio.create_task(Keeper(self.settings, ledger, warn).run())
         verifying = asyncio.create_task(Verifier(ledger, warn).run())
-        budgeting = asyncio.create_task(_said(budget.run()))
-        watching = asyncio.create_task(_said(watch.run()))
-        unloading = asyncio.create_task(_said(_unload_unused(residency)))
+        budgeting = asyncio.create_task(_kept_up(budget.run))
+        watching = asyncio.create_task(_kept_up(watch.run))
+        unloading = asyncio.create_task(_kept_up(partial(_unload_unused, residency)))
         file = self._write_run_file()
         try:
             self._supervisor.start(self.settings.rules_seq or None)
@@ -418,13 +420,14 @@ async def _unload_unused(residency: Residency) -> None:
         await residency.unload_unused()
 
 
-async def _said(work: Coroutine[Any, Any, None]) -> None:
-    """A task that fails is a fault of ours, and is said at once, not when the daemon stops."""
-    try:
-        await work
-    except Exception:
-        warn(traceback.format_exc())
-        raise
+async def _kept_up(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A task that fails is a fault of ours: it is said at once, and what it does for everybody goes on."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - whatever it is, nobody is to wait for ever because of it
+            warn(traceback.format_exc())
+            await asyncio.sleep(_AGAIN_S)
 
 
 def _daemon_event(data: ev.EventData, cause: ev.Cause = None) -> ev.Event:

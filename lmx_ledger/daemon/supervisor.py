@@ -121,7 +121,7 @@ class ModelKeeper:
             return False
         started = ev.ModelLoadStarted(path=str(text.folder), weights_bytes=text.weights_bytes, reason=reason)
         cause = await self._commit(started, cause) or cause
-        room = await self._room(text.weights_bytes, cause, patient=reason == CONFIGURED)
+        room = await self._room(text.weights_bytes, cause, patient=reason == CONFIGURED and not model.pinned)
         if room is None:
             return False
         worker: Worker | None = None
@@ -255,6 +255,7 @@ class ModelKeeper:
         failed = ev.ModelLoadFailed(path=self.model.path, error=why[:2000])
         self.model.failed_seq = await self._commit(failed, cause)
         self.model.refuse_waiting(10)
+        self._budget.look()
 
     def _on_exit(self, worker: Worker, died: Exit) -> None:
         """Called once per worker, before its streams learn of its end."""

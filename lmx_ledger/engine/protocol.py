@@ -228,8 +228,8 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     """The model is resident and its first forward pass has run. `kv`: None where none is to be kept, or can be.
 
     `layers`: bytes of its weights, in the order in which they come back (they go in the opposite one). `shape`: what a
-    stream's caches take; `wired_bytes`: what Metal was told to wire. `pass_token` and `pass_pair`: bytes that a pass takes for a token, and for a token and each
-    one that it looks at.
+    stream's caches take. `pass_token` and `pass_pair`: bytes that a pass takes for a token, and for a token and each
+    one that it looks at. `wired_bytes`: what Metal was told to wire.
     """
 
     weights_bytes: int
