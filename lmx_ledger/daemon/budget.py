@@ -4,28 +4,26 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.errors import Conflict, InsufficientMemory
 from lmx_ledger.core.settings import Settings
 from lmx_ledger.core.units import show_bytes
+from lmx_ledger.daemon.accounts import Accounts
 from lmx_ledger.daemon.paging import Pager
+from lmx_ledger.daemon.wants import Load, Streams, Want, extent, read_wants
 from lmx_ledger.engine.client import Worker
 from lmx_ledger.engine.exit import Exit
-from lmx_ledger.engine.protocol import Loaded, Paged, RoomSet, Step, first_room, growth_of_room
-from lmx_ledger.engine.stream import WorkerDied
+from lmx_ledger.engine.protocol import Loaded, Paged, Step, growth_of_room
 from lmx_ledger.ledger.writer import Ledger
-from lmx_ledger.memory import plan as planner
+from lmx_ledger.memory.foretold import Foretold
 from lmx_ledger.memory.holding import LEARNED, MOST_LEARNED, Holding
-from lmx_ledger.memory.plan import Account, Act, Need, Plan, Policy, Verdict, plan, reserve_of
-from lmx_ledger.memory.shared import SharedAccount
-from lmx_ledger.serving.models import PAGED, ModelState, ModelTable, ServedModel
+from lmx_ledger.memory.plan import Account, Act, Need, Plan, Verdict, plan
+from lmx_ledger.serving.models import ModelTable, ServedModel
 from lmx_ledger.serving.queue import Place
 
 _KV_SHARE: Final = 16
-_KEPT_SHARE: Final = 8
 _FIRST: Final = 1_000_000
 """Priority of a place in line that is an operator's."""
 _LOOK_AGAIN_S: Final = 1.0
@@ -35,91 +33,20 @@ PARK_AT: Final = 16
 """Tokens before its cache is full at which a stream stops that can have no more."""
 
 
-class Want(NamedTuple):
-    """What somebody waits for: a load, weights to come back, or KV. `place` waits first; `since_s` says how long."""
-
-    model: ServedModel
-    reason: str
-    need: Need
-    since_s: float
-    cause: ev.Cause
-    place: Place | None = None
-
-
-class _Streams(NamedTuple):
-    kv: dict[object, int]
-    longest: dict[object, int]
-
-
-class _Load(NamedTuple):
-    weights: int
-    streams: _Streams
-    patient: bool
-    since_s: float
-    cause: ev.Cause
-    granted: "asyncio.Future[int | None]"
-
-
-class Guard(Protocol):
-    """Who judges what is used, and lowers the limit while others need memory."""
-
-    @property
-    def limit_bytes(self) -> int:
-        """The limit in force."""
-
-    async def judge(self, reserved_bytes: int) -> int | None:
-        """So much is about to be reserved: the event of the breach that this is, None where it is none."""
-
-
-class Foretold:
-    """How well the workers foretold their peaks."""
-
-    def __init__(self) -> None:
-        self.steps = self.under = self.near = 0
-        self.worst_under = self.predicted_peak = self.measured_peak = 0
-
-    def add(self, step: Step) -> None:
-        """One round of a worker's loop."""
-        if not step.predicted_bytes:
-            return
-        missing = step.peak_bytes - step.predicted_bytes
-        self.steps += 1
-        self.under += missing > 0
-        self.near += abs(missing) <= step.peak_bytes / 10
-        self.worst_under = max(self.worst_under, missing)
-        self.predicted_peak = max(self.predicted_peak, step.predicted_bytes)
-        self.measured_peak = max(self.measured_peak, step.peak_bytes)
-
-    def public(self) -> dict[str, int]:
-        """A part of `/lmx/memory`."""
-        return {
-            "steps": self.steps,
-            "under": self.under,
-            "within_a_tenth": self.near,
-            "worst_under_bytes": self.worst_under,
-            "predicted_peak_bytes": self.predicted_peak,
-            "measured_peak_bytes": self.measured_peak,
-        }
-
-
 class Budget:
     """Of all models of this daemon. One task makes room, for one want after the other; admission never waits for it."""
 
     def __init__(
         self,
+        accounts: Accounts,
         table: ModelTable,
         ledger: Ledger,
         settings: Settings,
         pager: Pager,
-        shared: SharedAccount,
-        configured: Callable[[], int],
     ) -> None:
-        """`configured` is the limit that the operator set."""
-        self._table, self._ledger, self._settings, self._pager = table, ledger, settings, pager
-        self._shared, self._configured = shared, configured
-        self._holdings: dict[str, Holding] = {}
-        self._loads: dict[str, _Load] = {}
-        self._told: dict[str, Foretold] = {}
+        self._accounts, self._table, self._ledger, self._settings = accounts, table, ledger, settings
+        self._pager = pager
+        self._loads: dict[str, Load] = {}
         self._scales: dict[str, float] = {}
         self._wake = asyncio.Event()
         self._first: Want | None = None
@@ -129,94 +56,17 @@ class Budget:
         self._breached: int | None = None
         self._growing: dict[Place, int] = {}
         self._pumping = False
-        self.guard: Guard | None = None
         pager.on_moved = self._moved
-
-    # --- what there is -----------------------------------------------------------------------------------------------
-
-    @property
-    def limit_bytes(self) -> int:
-        """The limit in force."""
-        return self.guard.limit_bytes if self.guard is not None else self.configured_bytes
-
-    @property
-    def configured_bytes(self) -> int:
-        """The limit that the operator set."""
-        return self._configured()
-
-    @property
-    def reserved_bytes(self) -> int:
-        """What is reserved for models."""
-        return sum(holding.total for holding in self._holdings.values())
-
-    @property
-    def used_bytes(self) -> int:
-        """What the workers hold, beyond what empty ones do."""
-        return sum(_held(model.worker) for model in self._table.all() if model.worker is not None)
-
-    @property
-    def floor_bytes(self) -> int:
-        """What is in flight: nothing lowers the limit beneath it."""
-        busy = [
-            self._holdings[model.id] for model in self._table.all() if model.in_flight and model.id in self._holdings
-        ]
-        return self._reserve + sum(holding.needs() for holding in busy)
-
-    @property
-    def _reserve(self) -> int:
-        return reserve_of(self.configured_bytes)
-
-    def account(self) -> Account:
-        """As the planner is given it."""
-        lines = []
-        for model in self._table.all():
-            holding = self._holdings.get(model.id)
-            if holding is not None:
-                waits = model.queue.waiting > 0 and model.queue.held_s is None and model.state is ModelState.RESIDENT
-                coming = model.state is ModelState.LOADING or self._pager.is_coming(model)
-                busy = model.in_flight > 0 or waits or coming
-                lines.append(holding.line(busy=busy, pinned=model.pinned, priority=model.priority))
-        return Account(self.limit_bytes, self._reserve, tuple(lines), self._shared.others())
 
     def public(self) -> dict[str, Any]:
         """`/lmx/memory`."""
-        account = self.account()
-        lines = account.lines
-        policy = self._policy
-        return {
-            "limit_bytes": account.limit,
-            "configured_bytes": self.configured_bytes,
-            "used_bytes": account.used,
-            "used_fraction": round(account.used / account.limit, 4) if account.limit else 1.0,
-            "measured_bytes": self.used_bytes,
-            "weights_bytes": sum(line.weights for line in lines),
-            "kv_bytes": sum(line.kv for line in lines),
-            "kept_bytes": sum(self._holdings[line.model].kept for line in lines),
-            "working_bytes": sum(line.working + line.spare for line in lines),
-            "reserved_bytes": account.reserve,
-            "others_bytes": account.others,
-            "page_at": policy.page_at,
-            "page_to": policy.page_to,
-            "accounts": [holding.public() for holding in self._holdings.values()],
-            "foretold": {name: told.public() for name, told in self._told.items()},
-            "waiting": None if self._first is None else {"model": self._first.model.id, "for": self._first.reason},
-        }
+        first = self._first
+        waiting = None if first is None else {"model": first.model.id, "for": first.reason}
+        return {**self._accounts.public(), "waiting": waiting}
 
     def ceiling(self, model: ServedModel, most: int) -> int:
-        """The longest prompt and answer, in tokens, that the model could have with all that may go gone."""
-        holding = self._holdings.get(model.id)
-        if holding is None or not holding.shape.bytes(1):
-            return most
-
-        def size_of(tokens: int) -> int:
-            return holding.kv_bytes(tokens) + holding.working(tokens)
-
-        return planner.ceiling(self.account(), model.id, sum(holding.layers), size_of, most)
-
-    def kept_bytes(self) -> int:
-        """Room for KV at rest that a model is given, where there is room."""
-        ram = self._settings.now.kv.ram
-        return self.configured_bytes // _KEPT_SHARE if ram == "auto" else ram
+        """See `Accounts.ceiling`."""
+        return self._accounts.ceiling(model, most)
 
     # --- loads -------------------------------------------------------------------------------------------------------
 
@@ -228,12 +78,12 @@ class Budget:
         Raises:
             InsufficientMemory: it can never fit.
         """
-        before = self._holdings.get(model.id)
+        before = self._accounts.holdings.get(model.id)
         # What its last worker was asked goes on with the next.
-        kept_on = _Streams(before.kv, before.longest) if before is not None else _Streams({}, {})
+        kept_on = Streams(before.kv, before.longest) if before is not None else Streams({}, {})
         self.forget(model)
         granted: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self._loads[model.id] = _Load(weights, kept_on, patient, time.monotonic(), cause, granted)
+        self._loads[model.id] = Load(weights, kept_on, patient, time.monotonic(), cause, granted)
         self._wake.set()
         try:
             return await granted
@@ -242,11 +92,11 @@ class Budget:
 
     def loaded(self, model: ServedModel, worker: Worker, loaded: Loaded, *, asked: bool) -> None:
         """Its worker has measured what it takes. `asked`: somebody waits for it, and it has its turn."""
-        holding = self._holdings[model.id]
+        holding = self._accounts.holdings[model.id]
         holding.loaded(loaded, time.monotonic() if asked else -math.inf)
         model.queue.room_for = lambda place: self._may_enter(model, place)
         model.queue.on_left = lambda place: self._left(model, place)
-        told = self._told.setdefault(model.id, Foretold())
+        told = self._accounts.foretold.setdefault(model.id, Foretold())
 
         def measured(step: Step) -> None:
             self._scales[model.id] = max(self.scale(model) * _UNLEARN, 1.0)
@@ -256,16 +106,16 @@ class Budget:
 
         worker.on_memory = measured
         needed = holding.needs()
-        self._grant(holding, max(needed, min(holding.granted, needed + self._slack(needed - holding.granted))), worker)
+        wanted = needed + self._accounts.slack(needed - holding.granted)
+        self._accounts.grant(holding, max(needed, min(holding.granted, wanted)), worker)
 
     def kept_of(self, model: ServedModel) -> int:
         """Room that it has for KV at rest."""
-        return self._holdings[model.id].kept
+        return self._accounts.holdings[model.id].kept
 
-    def used_s(self, model: ServedModel) -> float:
-        """When it was asked last or came, by the monotonic clock."""
-        holding = self._holdings.get(model.id)
-        return max(holding.used_s, holding.came_s) if holding is not None else time.monotonic()
+    def scale(self, model: ServedModel) -> float:
+        """How much more than foretold its passes took earlier workers."""
+        return self._scales.get(model.id, 1.0)
 
     async def bring_back(self, model: ServedModel, cause: ev.Cause) -> None:
         """Until all of a paged model is in memory again, because an operator wants it.
@@ -281,36 +131,30 @@ class Budget:
         finally:
             place.leave()
 
-    def scale(self, model: ServedModel) -> float:
-        """How much more than foretold its passes took earlier workers."""
-        return self._scales.get(model.id, 1.0)
-
     def exited(self, model: ServedModel, died: Exit) -> None:
         """Its worker is gone, and what that held; where memory was what it lacked, more is reserved from now on."""
         if died.out_of_memory:
             self._scales[model.id] = min(self.scale(model) * LEARNED, MOST_LEARNED)
-        if (holding := self._holdings.get(model.id)) is not None:
+        if (holding := self._accounts.holdings.get(model.id)) is not None:
             holding.active = 0
         self._wake.set()
 
     def forget(self, model: ServedModel) -> None:
         """It holds nothing any more."""
-        if (holding := self._holdings.pop(model.id, None)) is not None:
-            self._shared.release(self.reserved_bytes)
-            del holding
+        self._accounts.give_back(model)
         self._wake.set()
 
     # --- admission ---------------------------------------------------------------------------------------------------
 
     def _may_enter(self, model: ServedModel, place: Place) -> bool:
         """Reserve what a request begins with, if that takes nothing from anybody."""
-        holding = self._holdings.get(model.id)
+        holding = self._accounts.holdings.get(model.id)
         if holding is None:
             return True
         if place not in holding.kv:
-            kv, longest = _extent(holding, place)
+            kv, longest = extent(holding, place)
             extra = holding.needs(kv, longest) - holding.granted
-            if extra > 0 and not self._take(holding, extra):
+            if extra > 0 and not self._accounts.take(holding, extra):
                 if not self._pumping:
                     self._wake.set()
                 return False
@@ -324,13 +168,13 @@ class Budget:
         As before where there is no memory for more yet. Where one comes to its end so, the youngest of its model's
         requests is parked, which goes on when there is.
         """
-        holding = self._holdings.get(model.id)
+        holding = self._accounts.holdings.get(model.id)
         grown = room + growth_of_room(room)
         if holding is None or place not in holding.kv:
             return grown
         more = holding.kv_bytes(grown) - holding.kv_bytes(room)
         extra = holding.needs(more, grown) - holding.granted
-        if extra > 0 and not self._take(holding, extra, page_at=1.0):
+        if extra > 0 and not self._accounts.take(holding, extra, page_at=1.0):
             self._growing[place] = more
             self._wake.set()
             if left <= PARK_AT and (youngest := model.queue.youngest) is not None and youngest.park is not None:
@@ -346,54 +190,13 @@ class Budget:
         if (load := self._loads.get(model.id)) is not None:
             load.streams.kv.pop(place, None)
             load.streams.longest.pop(place, None)
-        if (holding := self._holdings.get(model.id)) is not None:
+        if (holding := self._accounts.holdings.get(model.id)) is not None:
             holding.kv.pop(place, None)
             holding.longest.pop(place, None)
             holding.used_s = time.monotonic()
         self._wake.set()
 
-    def _take(self, holding: Holding, extra: int, *, page_at: float | None = None) -> bool:
-        """Grant so much more, and some to spare, where that breaches nothing and nobody waits who came before."""
-        others, limit = self._shared.others(), self.limit_bytes
-        used = self.reserved_bytes + self._reserve + others + extra
-        first = self._first
-        if first is not None and first.model.id != holding.model and used + first.need.total > limit:
-            return False
-        at = self._policy.page_at if page_at is None else page_at
-        if used > at * limit:
-            return False
-        slack = self._slack(extra)
-        return self._grant(holding, holding.granted + extra + slack) or self._grant(holding, holding.granted + extra)
-
-    def _slack(self, extra: int) -> int:
-        """Bytes that a worker gets beyond what it needs: with them it reads in larger pieces and joins its batches."""
-        used = self.reserved_bytes + self._reserve + self._shared.others() + extra
-        return max(int((self._policy.page_to * self.limit_bytes - used) / 4), 0)
-
-    def _grant(self, holding: Holding, size: int, worker: Worker | None = None) -> bool:
-        """Let its worker take so much in all; False where other daemons have what is missing."""
-        more = size - holding.granted
-        if more > 0:
-            total = self.reserved_bytes + more
-            if not self._shared.reserve(total + self._reserve, self.limit_bytes):
-                return False
-        holding.granted = size
-        if more < 0:
-            self._shared.release(self.reserved_bytes)
-        worker = worker or self._worker(holding)
-        if worker is not None:
-            worker.set_room(size, holding.kept)
-        return True
-
-    def _worker(self, holding: Holding) -> Worker | None:
-        return next((model.worker for model in self._table.all() if model.id == holding.model), None)
-
     # --- room that is made -------------------------------------------------------------------------------------------
-
-    @property
-    def _policy(self) -> Policy:
-        memory = self._settings.now.memory
-        return Policy(memory.page_at, memory.page_to)
 
     def on_limit(self, limit_bytes: int, seq: int | None) -> None:
         """Another limit is in force: what is over it goes as far as it is idle."""
@@ -425,71 +228,20 @@ class Budget:
 
     async def _round(self) -> float | None:
         """All wants that can be satisfied; how soon to look again when one cannot."""
-        self._first, self._pumping = None, True
+        self._first, self._accounts.first, self._pumping = None, None, True
         for model in self._table.all():
             model.queue.pump()
         self._pumping = False
-        while wants := self._wants():
+        while wants := read_wants(self._table, self._accounts, self._pager, self._loads, self._growing):
             want = min(wants, key=lambda one: (-one.need.priority, one.since_s))
             after_s = await self._satisfy(want)
             if after_s is not None:
-                self._first = want
+                self._first, self._accounts.first = want, want.need
                 return after_s
         for model in self._table.all():
             model.queue.let_go()
         await self._relieve()
         return None
-
-    def _wants(self) -> list[Want]:
-        wants = []
-        for name, load in self._loads.items():
-            model = next(model for model in self._table.all() if model.id == name)
-            if not load.granted.done() and not (load.patient and self._comes_behind(model)):
-                working, kv = Holding.working_of_load(load.weights), sum(load.streams.kv.values())
-                need = Need(name, load.weights, kv, working, model.priority, patient=load.patient)
-                wants.append(Want(model, "load", need, load.since_s, load.cause))
-        for model in self._table.all():
-            holding, head = self._holdings.get(model.id), model.queue.head
-            if holding is None or self._pager.is_coming(model) or model.id in self._loads:
-                continue
-            since_s = max(head.since_s, model.queue.held_s or 0.0) if head is not None else 0.0
-            if head is not None and model.state in PAGED:
-                kv, longest = _extent(holding, head)
-                extra = max(holding.needs(kv, longest) + holding.out_bytes - holding.granted, 0)
-                weights = min(holding.out_bytes, extra)
-                wants.append(
-                    Want(
-                        model,
-                        "page_in",
-                        Need(model.id, weights, extra - weights, 0, model.priority),
-                        since_s,
-                        head.cause,
-                        head,
-                    )
-                )
-            elif head is not None and model.state is ModelState.RESIDENT and model.queue.has_slots(head):
-                kv, longest = _extent(holding, head)
-                extra = max(holding.needs(kv, longest) - holding.granted, 0)
-                if extra or model.queue.held_s is not None:
-                    need = Need(model.id, 0, extra, 0, model.priority, patient=model.in_flight > 0)
-                    wants.append(Want(model, "kv", need, since_s, head.cause, head))
-            for place, more in self._growing.items():
-                if place in holding.kv:
-                    extra = max(holding.needs(more) - holding.granted, 0)
-                    need = Need(model.id, 0, extra, 0, model.priority, patient=True)
-                    wants.append(Want(model, "kv", need, place.since_s, place.cause, place))
-        return wants
-
-    def _comes_behind(self, model: ServedModel) -> bool:
-        """Whether models that the configuration names before it are not so far yet: memory is theirs first."""
-        for other in self._table.all():
-            if other is model:
-                return False
-            if not other.settled.is_set() and other.id not in self._holdings and other.id not in self._loads:
-                return True
-            if (load := self._loads.get(other.id)) is not None and not load.granted.done():
-                return True
-        return False
 
     async def _satisfy(self, want: Want) -> float | None:
         """Make room and reserve it; how soon to look again when that cannot be done yet."""
@@ -510,7 +262,7 @@ class Budget:
         again_s = _LOOK_AGAIN_S if found.after_s is None else max(found.after_s - time.monotonic(), 0.01)
         if found.verdict is Verdict.WAIT:
             return min(again_s, _LOOK_AGAIN_S)
-        account = self.account()
+        account = self._accounts.account()
         if account.used + need.total > account.limit or not self._reserve_for(want, need, account, cause):
             # A worker holds more by now than it was to: with what is known from that it is planned anew.
             return 0.01
@@ -518,7 +270,7 @@ class Budget:
 
     def _found(self, want: Want) -> tuple[Plan, Need]:
         """The plan for it; where KV needs room, for more than the one request wants."""
-        account, now_s, policy = self.account(), time.monotonic(), self._policy
+        account, now_s, policy = self._accounts.account(), time.monotonic(), self._accounts.policy
         if want.reason == "kv" and want.need.total and account.used + want.need.total > policy.page_at * account.limit:
             reserve = self._settings.now.memory.kv_reserve
             wanted = account.limit // _KV_SHARE if reserve == "auto" else reserve
@@ -530,8 +282,8 @@ class Budget:
     async def _write_down(self, want: Want, need: Need, found: Plan) -> ev.Cause:
         """What is decided, before it is done; the event that what follows is because of."""
         cause = want.cause
-        if found.breached and self.guard is not None:
-            self._breach = await self.guard.judge(self.account().used + need.total) or self._breach
+        if found.breached and self._accounts.guard is not None:
+            self._breach = await self._accounts.guard.judge(self._accounts.account().used + need.total) or self._breach
             cause = self._breach or cause
         yielding = [
             step for step in found.steps if step.act is Act.YIELD and self._table.find(step.model).queue.held_s is None
@@ -545,13 +297,13 @@ class Budget:
             reason=want.reason,
             steps=[(step.act.value, step.model, step.bytes, step.layers) for step in found.steps],
             short_by_bytes=found.short_by,
-            account=_told(self.account()),
+            account=_told(self._accounts.account()),
         )
         return await self._ledger.commit(self._event(want.model, planned, cause)) or cause
 
     async def _carry_out(self, found: Plan, cause: ev.Cause) -> ev.Cause:
         for step in found.steps:
-            model, holding = self._table.find(step.model), self._holdings.get(step.model)
+            model, holding = self._table.find(step.model), self._accounts.holdings.get(step.model)
             if holding is None:
                 # It was unloaded while the plan was written down.
                 continue
@@ -567,24 +319,10 @@ class Budget:
                         await self._pager.page_out(model, step.bytes, cause, planned=True)
                         cause = self._pager.finished[model.id]
                 case Act.SPARE:
-                    await self._reclaim(holding, holding.granted - step.bytes, holding.kept)
+                    await self._accounts.reclaim(holding, holding.granted - step.bytes, holding.kept)
                 case Act.KEPT:
-                    await self._reclaim(holding, holding.granted, holding.kept - step.bytes)
+                    await self._accounts.reclaim(holding, holding.granted, holding.kept - step.bytes)
         return cause
-
-    async def _reclaim(self, holding: Holding, size: int, kept: int) -> None:
-        """Have its worker take no more than that; it may hold more by now."""
-        worker = self._worker(holding)
-        if worker is None:
-            holding.granted, holding.kept = size, kept
-        else:
-            try:
-                answer = await worker.set_room(size, kept)
-            except WorkerDied:
-                return
-            assert isinstance(answer, RoomSet)  # noqa: S101 - the protocol's promise
-            holding.granted, holding.kept = answer.bytes, answer.kept
-        self._shared.release(self.reserved_bytes)
 
     def _reserve_for(self, want: Want, need: Need, account: Account, cause: ev.Cause) -> bool:
         model = want.model
@@ -595,18 +333,18 @@ class Budget:
             holding = Holding(model.id, load.weights, 0)
             holding.kv, holding.longest = load.streams
             holding.scale = self.scale(model)
-            self._holdings[model.id] = holding
-            if not self._grant(holding, need.total):
-                del self._holdings[model.id]
+            self._accounts.holdings[model.id] = holding
+            if not self._accounts.grant(holding, need.total):
+                del self._accounts.holdings[model.id]
                 return False
             room = account.limit - account.used - need.total
-            holding.kept = holding.kept_most = min(self.kept_bytes(), max(room // 2, 0))
+            holding.kept = holding.kept_most = min(self._accounts.kept_bytes(), max(room // 2, 0))
             load.granted.set_result(holding.granted)
             return True
-        if model.id not in self._holdings:
+        if model.id not in self._accounts.holdings:
             return True
-        holding = self._holdings[model.id]
-        if need.total and not self._grant(holding, holding.granted + need.total):
+        holding = self._accounts.holdings[model.id]
+        if need.total and not self._accounts.grant(holding, holding.granted + need.total):
             return False
         if need.kv and want.reason != "load":
             reserved = ev.KvReserved(bytes=need.kv, used_bytes=account.used + need.total, limit_bytes=account.limit)
@@ -616,8 +354,10 @@ class Budget:
             # They are on their way, and their room is nobody else's.
             holding.out, holding.came_s = 0, math.inf
             self._pager.bring_back(model, cause)
-        if want.place is not None and self._growing.pop(want.place, None) is None:
-            holding.kv[want.place], holding.longest[want.place] = _extent(holding, want.place)
+        grown = want.place is not None and self._growing.pop(want.place, None) is not None
+        # It may have gone while room was made for it.
+        if want.place is not None and not grown and want.place in model.queue:
+            holding.kv[want.place], holding.longest[want.place] = extent(holding, want.place)
         model.queue.let_go()
         model.queue.pump()
         return True
@@ -638,10 +378,10 @@ class Budget:
 
     async def _relieve(self) -> None:
         """Nobody waits: what is idle goes while the limit is exceeded; where there is room, KV may rest in memory."""
-        account, breached = self.account(), self._breached
+        account, breached = self._accounts.account(), self._breached
         if account.used > account.limit or breached is not None:
             self._breached = None
-            found = plan(account, Need(""), self._policy, time.monotonic())
+            found = plan(account, Need(""), self._accounts.policy, time.monotonic())
             cause: ev.Cause = breached or self._lowered
             if any(step.act is not Act.SPARE for step in found.steps):
                 planned = ev.PagingPlanned(
@@ -655,28 +395,17 @@ class Budget:
                 cause = await self._ledger.commit(ev.Event(data=planned, stream="memory", cause=cause)) or cause
             await self._carry_out(found, cause)
             return
-        for holding in self._holdings.values():
-            free = int(self._policy.page_to * self.limit_bytes) - account.used
-            more = min(holding.kept_most - holding.kept, free // 4)
-            worker = self._worker(holding)
-            if (
-                more > 0
-                and worker is not None
-                and self._shared.reserve(self.reserved_bytes + self._reserve + more, self.limit_bytes)
-            ):
-                holding.kept += more
-                worker.set_room(holding.granted, holding.kept)
-                account = self.account()
+        self._accounts.keep_more()
 
     # --- weights that went and came ----------------------------------------------------------------------------------
 
     def _moved(self, model: ServedModel, moved: Paged) -> None:
-        holding = self._holdings.get(model.id)
+        holding = self._accounts.holdings.get(model.id)
         if holding is None:
             return
         before, holding.out = holding.weights, moved.layers_out
         if moved.layers_out:
-            self._grant(holding, max(holding.granted - (before - holding.weights), 0))
+            self._accounts.grant(holding, max(holding.granted - (before - holding.weights), 0))
         else:
             holding.came_s, holding.took_s = time.monotonic(), moved.ms / 1e3
         self._wake.set()
@@ -687,20 +416,10 @@ class Budget:
         return ev.Event(data=data, stream=f"model:{model.id}", model=model.id, cause=cause, severity=severity)
 
 
-def _held(worker: Worker) -> int:
-    return max(worker.active_bytes + worker.kept_bytes, worker.process_bytes)
-
-
 def _drop_waiting(holding: Holding) -> None:
     """Who has not been admitted has nothing reserved any more."""
     for place in [one for one in holding.kv if isinstance(one, Place) and not one.admitted.done()]:
         del holding.kv[place], holding.longest[place]
-
-
-def _extent(holding: Holding, place: Place) -> tuple[int, int]:
-    """Bytes of KV that a request begins with, and the tokens of its longest stream then."""
-    rooms = [first_room(extent.tokens, extent.left) for extent in place.extents]
-    return sum(holding.kv_bytes(room) for room in rooms), max(rooms, default=0)
 
 
 def _told(account: Account) -> dict[str, Any]:

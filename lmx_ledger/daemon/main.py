@@ -21,6 +21,7 @@ from lmx_ledger.core.errors import StartupError
 from lmx_ledger.core.ids import new_ulid
 from lmx_ledger.core.settings import Settings
 from lmx_ledger.daemon import runfile
+from lmx_ledger.daemon.accounts import Accounts
 from lmx_ledger.daemon.banner import banner
 from lmx_ledger.daemon.budget import Budget
 from lmx_ledger.daemon.on_request import OnRequest
@@ -195,13 +196,14 @@ class Daemon:
         standby = Standby(ledger, self.config.engine.blas) if self.config.engine.standby else None
         pager = Pager(ledger)
         shared = SharedAccount(self.config.home, self._boot)
-        budget = serving.memory = Budget(table, ledger, self.settings, pager, shared, self._configured_bytes)
+        accounts = Accounts(table, self.settings, pager, shared, self._configured_bytes)
+        budget = serving.memory = Budget(accounts, table, ledger, self.settings, pager)
         keepers = [ModelKeeper(m, serving, ledger, self.config, budget=budget, standby=standby) for m in models]
         self._supervisor = Supervisor(keepers, standby)
-        watch = budget.guard = self._memory_watch(budget, ledger)
+        watch = accounts.guard = self._memory_watch(accounts, budget, ledger)
         await self._remember_sessions(serving, reader)
         await self._remember_pins(table, reader)
-        residency = Residency(serving, self._supervisor, ledger, self.settings, budget, pager)
+        residency = Residency(serving, self._supervisor, ledger, self.settings, budget, accounts, pager)
         serving.shelf = OnRequest(serving, residency, self.settings)
         context = Context(
             serving=serving,
@@ -277,11 +279,11 @@ class Daemon:
         for model in table.all():
             model.pinned = model.pinned or model.id in pinned
 
-    def _memory_watch(self, budget: Budget, ledger: Ledger) -> MemoryWatch:
+    def _memory_watch(self, accounts: Accounts, budget: Budget, ledger: Ledger) -> MemoryWatch:
         memory, sensors = self.config.memory, self.config.sensors
         return MemoryWatch(
             choose_memory(sensors.script),
-            budget,
+            accounts,
             budget,
             ledger,
             every_s=sensors.every,

@@ -9,6 +9,7 @@ from typing import Final
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.errors import Conflict
 from lmx_ledger.core.settings import Settings
+from lmx_ledger.daemon.accounts import Accounts
 from lmx_ledger.daemon.budget import Budget
 from lmx_ledger.daemon.paging import Pager
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
@@ -33,10 +34,11 @@ class Residency:
         ledger: Ledger,
         settings: Settings,
         budget: Budget,
+        accounts: Accounts,
         pager: Pager,
     ) -> None:
         self._serving, self._supervisor, self._ledger, self._settings = serving, supervisor, ledger, settings
-        self._budget, self._pager = budget, pager
+        self._budget, self._accounts, self._pager = budget, accounts, pager
         self._locks: dict[str, asyncio.Lock] = {}
 
     def begin(self, model: ServedModel, cause: ev.Cause, reason: str) -> None:
@@ -108,7 +110,7 @@ class Residency:
         """Whatever has not been asked for longer than its ttl."""
         now_s = time.monotonic()
         for model in self._serving.models.all():
-            idle_s = now_s - self._budget.used_s(model)
+            idle_s = now_s - self._accounts.used_s(model)
             if model.ttl_s is None or idle_s < model.ttl_s or model.state not in {ModelState.RESIDENT, *PAGED}:
                 continue
             if not model.pinned and not _has_work(model):

@@ -83,6 +83,10 @@ class AdmissionQueue:
         """Requests in line."""
         return len(self._waiting)
 
+    def __contains__(self, place: Place) -> bool:
+        """Whether it waits in line."""
+        return place in self._waiting
+
     @property
     def head(self) -> Place | None:
         """Who is next."""

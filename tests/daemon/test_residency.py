@@ -67,8 +67,10 @@ def test_a_load_is_over_when_the_model_is_in_memory(running: RunningDaemon) -> N
     done = order(running, "load")
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("m: resident, ")
-    assert order(running, "page-out").exit_code == 0
-    assert order(running, "load").stdout.startswith("m: resident, ")
+    out = order(running, "page-out")
+    assert out.exit_code == 0, out.output
+    back = order(running, "load")
+    assert back.stdout.startswith("m: resident, "), back.output
     assert running.events(type="paging.in_finished")
 
 

@@ -15,6 +15,7 @@ import httpx
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.config import Config
 from lmx_ledger.core.settings import Settings
+from lmx_ledger.daemon.accounts import Accounts
 from lmx_ledger.daemon.budget import Budget
 from lmx_ledger.daemon.paging import Pager
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
@@ -96,7 +97,8 @@ async def test_a_keeper_that_fails_leaves_its_model_failed_and_nobody_waiting(tm
     place = model.queue.enter(1)
     settings = Settings(config)
     shared = SharedAccount(tmp_path, "b")
-    budget = Budget(table, ledger, settings, Pager(ledger), shared, lambda: 10**9)
+    pager = Pager(ledger)
+    budget = Budget(Accounts(table, settings, pager, shared, lambda: 10**9), table, ledger, settings, pager)
     keeper = Faulty(model, Serving(table, ledger, settings), ledger, config, budget=budget)
     supervisor = Supervisor([keeper])
     supervisor.start(None)
