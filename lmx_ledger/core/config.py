@@ -183,7 +183,7 @@ class EngineSection(_Section):
     )
     prefill_step: int = Field(2048, ge=16, le=8192, description="Most prompt tokens read at once.")
     prefill_gap: int = Field(
-        8, ge=2, le=1000, description="While others decode, a piece of a prompt lasts at most so many of their steps."
+        7, ge=2, le=1000, description="While others decode, a piece of a prompt lasts at most so many of their steps."
     )
     load_timeout: Seconds = Field(300.0, description="A model that is not loaded by then has failed.")
     standby: bool = Field(

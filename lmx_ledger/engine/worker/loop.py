@@ -28,6 +28,7 @@ from lmx_ledger.engine.worker.model import ResidentModel, read_model
 from lmx_ledger.engine.worker.paging import Returning, page_out
 from lmx_ledger.engine.worker.process import give_back, is_allocation
 from lmx_ledger.engine.worker.rows import Group, Row, Told
+from lmx_ledger.engine.worker.sender import Sender
 
 _LARGE: Final = 4_096
 """Tokens of a row whose memory is given back to the system as soon as it leaves."""
@@ -36,12 +37,12 @@ _TRIES_ALONE: Final = 2
 
 
 class StepLoop:
-    """One worker's life. `inbox` is filled by the thread that reads the socket; this thread alone writes to it."""
+    """One worker's life. `inbox` is filled by the thread that reads the socket; `sender` writes to it."""
 
     def __init__(
         self, sock: socket.socket, inbox: "queue.SimpleQueue[wire.Command]", recorder: FlightRecorder, blas: str
     ) -> None:
-        self._sock = sock
+        self._sender = Sender(sock)
         self._inbox: queue.SimpleQueue[wire.Command | Fetched | Written] = inbox  # type: ignore[assignment]
         self._recorder = recorder
         self._blas = blas
@@ -60,7 +61,14 @@ class StepLoop:
         self._steps = 0
 
     def run(self) -> None:
-        """Until shutdown: wait for a command when idle, else go round."""
+        """Until shutdown."""
+        try:
+            self._run()
+        finally:
+            self._sender.close()
+
+    def _run(self) -> None:
+        """Wait for a command when idle, else go round."""
         self._send(
             wire.Hello(
                 pid=os.getpid(),
@@ -545,10 +553,7 @@ class StepLoop:
         )
 
     def _send(self, report: wire.Report) -> None:
-        try:
-            self._sock.sendall(wire.frame(report))
-        except BrokenPipeError:
-            os._exit(0)
+        self._sender.send(report)
 
 
 def _token(told: Told) -> wire.Token:

@@ -1,5 +1,6 @@
 """How much memory a worker may take, takes, and will have taken when the next pass is done."""
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -13,6 +14,8 @@ from lmx_ledger.engine.worker.process import give_back, process_bytes
 
 _PROBE: Final = 32
 _CACHE_SHARE: Final = 16
+_LOOK_EVERY_S: Final = 0.05
+"""How often the process is looked at: at every step of a small model it would cost a twentieth of it."""
 
 
 class Foretold(NamedTuple):
@@ -33,7 +36,8 @@ class Meter:
         self._room: int | None = None
         mx.clear_cache()
         give_back()
-        self._empty_bytes = process_bytes() - mx.get_active_memory()
+        self._process_bytes, self._looked_s = process_bytes(), time.monotonic()
+        self._empty_bytes = self._process_bytes - mx.get_active_memory()
         self._passes: list[tuple[Pass, int]] = []
         self._growth = self._copies = self._carried = self._began = 0
         self._last = NOTHING
@@ -110,7 +114,10 @@ class Meter:
     @property
     def process_bytes(self) -> int:
         """What the process takes beyond an empty one, without buffers that MLX keeps: those go when they have to."""
-        return max(process_bytes() - self._empty_bytes - mx.get_cache_memory(), 0)
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= _LOOK_EVERY_S:
+            self._looked_s, self._process_bytes = now_s, process_bytes()
+        return max(self._process_bytes - self._empty_bytes - mx.get_cache_memory(), 0)
 
 
 def measure(module: nn.Module, scale: float) -> tuple[Estimate, KvShape]:
