@@ -130,7 +130,9 @@ class Group:
     def copies(self) -> int:
         """Bytes that it takes to make caches anew in the next step, as far as can be foretold."""
         leaving = len(self.rows) > 1 and any(row.left <= 1 for row in self.rows)
-        return growth(self._cache).bytes + (copied(self._cache).bytes if leaving else 0)
+        grown, moved = growth(self._cache).bytes, copied(self._cache).bytes if leaving else 0
+        # One is done with before the other begins, but for what is not large.
+        return max(grown, moved, min(grown + moved, AT_ONCE))
 
     def copies_with(self, other: "Group") -> int:
         """Bytes that it takes to have the other's rows as well."""
@@ -141,8 +143,9 @@ class Group:
         for group in (self, other):
             group._as_batch()
         large = joined(self._cache, other._cache).made > AT_ONCE
-        for own, new in zip(self._cache, other._cache, strict=True):
-            own.extend(new)
+        for own in self._cache:
+            # What the other has of a layer is to be gone before the next one is made anew.
+            own.extend(other._cache.pop(0))
             settle(own, large=large)
         self.rows += other.rows
         self._fresh += other._fresh
@@ -217,8 +220,11 @@ class Group:
         if self._leaving is not None:
             for number in set(range(len(self.rows))) - set(kept):
                 row = self.rows[number]
-                cache = self._cache if self._alone else [one_of(part, number) for part in self._cache]
-                self._leaving(row, len(row.tokens) - self._fresh[number], cache)
+                tokens = len(row.tokens) - self._fresh[number]
+                # Views of the caches by a name of their own would have all of them copied when others move up.
+                self._leaving(
+                    row, tokens, self._cache if self._alone else [one_of(part, number) for part in self._cache]
+                )
         keep = packed(len(self.rows), kept)
         self.rows = [self.rows[number] for number in keep]
         self._fresh = [self._fresh[number] for number in keep]
