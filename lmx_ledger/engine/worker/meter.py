@@ -11,8 +11,10 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from lmx_ledger.engine.protocol import KvShape
 from lmx_ledger.engine.worker.estimate import Estimate, Pass
 from lmx_ledger.engine.worker.process import give_back, process_bytes
+from lmx_ledger.engine.worker.slots import AT_ONCE
 
 _PROBE: Final = 32
+_FAR: Final = 1_024
 _CACHE_SHARE: Final = 16
 _LOOK_EVERY_S: Final = 0.05
 """How often the process is looked at: at every step of a small model it would cost a twentieth of it."""
@@ -28,6 +30,21 @@ class Foretold(NamedTuple):
 NOTHING: Final = Foretold(0, 0)
 
 
+class _Act(NamedTuple):
+    """What is done next: a pass, or caches that are made anew, or one behind the other. Bytes; `began` are there."""
+
+    one: Pass | None
+    pass_bytes: int
+    anew: int
+    anew_bytes: int
+    began: int
+
+    @property
+    def foretold(self) -> int:
+        """At its peak."""
+        return self.began + max(self.pass_bytes, self.anew_bytes)
+
+
 class Meter:
     """One worker's, whose model has just been loaded: what its process takes beside arrays now is not the model's."""
 
@@ -38,8 +55,8 @@ class Meter:
         give_back()
         self._process_bytes, self._looked_s = process_bytes(), time.monotonic()
         self._empty_bytes = self._process_bytes - mx.get_active_memory()
-        self._passes: list[tuple[Pass, int]] = []
-        self._growth = self._copies = self._carried = self._began = 0
+        self._act: _Act | None = None
+        self._carried = 0
         self._last = NOTHING
 
     def take(self, room: int | None) -> int:
@@ -66,35 +83,35 @@ class Meter:
     def begin(self) -> None:
         """A round of the loop."""
         self._tidy()
-        self._passes.clear()
-        # What the round before began is done by the device in this one.
-        self._growth, self._carried, self._copies = 0, self._copies, 0
-        self._began = mx.get_active_memory()
-        mx.reset_peak_memory()
 
     def expect(self, one: Pass | None, growth: int, copies: int) -> None:
-        """A pass is part of the round; caches grow by `growth`, and so many bytes of them are made anew."""
-        if one is not None:
-            self._passes.append((one, self._estimate.bytes(one)))
-        self._growth += growth
-        self._copies += copies
+        """A pass comes next, or caches are joined; they grow by `growth`, and so many bytes of them are made anew."""
+        self._learn()
+        anew = copies + self._carried
+        # What is not large is made by the device together with what comes next.
+        self._carried = copies if copies <= AT_ONCE else 0
+        passing = self._estimate.bytes(one) if one is not None else 0
+        began = mx.get_active_memory() + growth
+        self._act = _Act(one, passing, anew, self._estimate.copies(anew), began)
+        mx.reset_peak_memory()
 
     def end(self) -> None:
-        """The round is over: learn from it."""
-        if not self._passes:
+        """The round is over."""
+        self._learn()
+
+    def _learn(self) -> None:
+        """From what came last."""
+        act, self._act = self._act, None
+        if act is None:
             return
         # Nothing was allocated: then there is no peak.
         peak = max(mx.get_peak_memory(), mx.get_active_memory())
-        passes = sum(size for _, size in self._passes)
-        before = self._began + self._growth
-        copies = self._copies + self._carried
-        self._last = Foretold(before + passes + self._estimate.copies(copies), peak)
-        if copies:
-            self._estimate.copied(copies, peak - before - passes)
-            return
-        # What is not foretold is put to the largest pass: beside it the others are small.
-        largest, size = max(self._passes, key=lambda known: known[1])
-        self._estimate.seen(largest, max(peak - before - (passes - size), 0))
+        if act.anew_bytes > act.pass_bytes:
+            self._estimate.copied(act.anew, peak - act.began)
+        elif act.one is not None:
+            self._estimate.seen(act.one, max(peak - act.began, 0))
+        known = self._last
+        self._last = Foretold(max(known.predicted_bytes, act.foretold), max(known.peak_bytes, peak))
 
     def told(self) -> Foretold:
         """Of the last round, once."""
@@ -134,8 +151,22 @@ def measure(module: nn.Module, scale: float) -> tuple[Estimate, KvShape]:
     shape = _shape(cache)
     heads = int(getattr(getattr(module, "args", None), "num_attention_heads", 0) or 1)
     caches = sum(part.nbytes for part in cache)
-    per_pair = 4.0 * heads
+    full = next((part for part in _flat(cache) if type(part) is KVCache), None)
+    per_pair = _per_pair(heads, full.keys) if full is not None else 4.0 * heads
     return Estimate(max(taken - caches, 0) / _PROBE - per_pair * _PROBE, per_pair, scale), shape
+
+
+def _per_pair(heads: int, keys: mx.array) -> float:
+    """Bytes that attention takes for a token and each one that it looks at: none where its weights are fused."""
+    _, kv_heads, _, size = keys.shape
+    queries = mx.zeros((1, heads, _PROBE, size), keys.dtype)
+    far = mx.zeros((1, kv_heads, _FAR, size), keys.dtype)
+    mx.eval(queries, far)
+    began = mx.get_active_memory()
+    mx.reset_peak_memory()
+    found = mx.fast.scaled_dot_product_attention(queries, far, far, scale=1.0, mask="causal")
+    mx.eval(found)
+    return max(mx.get_peak_memory() - began - found.nbytes, 0) / (_PROBE * _FAR)
 
 
 def _shape(cache: Sequence[Any]) -> KvShape:
