@@ -58,7 +58,7 @@ class StepLoop:
         self._speed = schedule.Speed()
         self._queued = schedule.Queued()
         self._returning: Returning | None = None
-        self._steps = 0
+        self._steps = self._rested = 0
 
     def run(self) -> None:
         """Until shutdown."""
@@ -84,6 +84,7 @@ class StepLoop:
             if not self._groups and not self._reading and self._returning is None:
                 # What was begun and is not wanted any more: the time that nothing is asked of the device is not its.
                 self._queued = schedule.Queued()
+                self._come_to_rest()
                 if not self._obey(self._inbox.get()):
                     return
             while not self._inbox.empty():
@@ -536,6 +537,16 @@ class StepLoop:
             mx.clear_cache()
         if large or not self._rows:
             give_back()
+
+    def _come_to_rest(self) -> None:
+        """Say what is taken when the device has let go of what it had: nothing else would, as long as it is idle."""
+        if self._steps == self._rested:
+            return
+        self._rested = self._steps
+        mx.synchronize()
+        mx.clear_cache()
+        give_back()
+        self._report([])
 
     def _report(self, tokens: list[wire.Token], prefill: Sequence[wire.Prefill] = ()) -> None:
         meter = self._meter
