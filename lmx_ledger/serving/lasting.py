@@ -204,7 +204,8 @@ class LastingStream:
         self._ids += [token.id for token in tokens]
         if tokens[-1].finish is None and self._parked is None:
             left = self._room - len(self._work.prompt) - len(self._ids)
-            if left <= min(NEARLY_FULL, self.left):
+            # One whose whole answer has room asks for none.
+            if left <= NEARLY_FULL and left < self.left:
                 self._room = self._grow(self._room, left)
 
     def _left(self, stream: EngineStream) -> None:
