@@ -81,6 +81,11 @@ class Accounts:
         """What is nobody's."""
         return reserve_of(self.configured_bytes)
 
+    @property
+    def unused(self) -> int:
+        """Of the reserve, what processes do not take beside their arrays: that is what it is for."""
+        return max(self.reserve - sum(holding.overhead for holding in self.holdings.values()), 0)
+
     def account(self) -> Account:
         """As the planner is given it."""
         lines = []
@@ -91,7 +96,7 @@ class Accounts:
                 coming = model.state is ModelState.LOADING or self._pager.is_coming(model)
                 busy = model.in_flight > 0 or waits or coming
                 lines.append(holding.line(busy=busy, pinned=model.pinned, priority=model.priority))
-        return Account(self.limit_bytes, self.reserve, tuple(lines), self._shared.others())
+        return Account(self.limit_bytes, self.unused, tuple(lines), self._shared.others())
 
     def public(self) -> dict[str, Any]:
         """`/lmx/memory`."""
@@ -148,7 +153,7 @@ class Accounts:
     def take(self, holding: Holding, extra: int, *, page_at: float | None = None) -> bool:
         """Grant so much more, and some to spare, where that breaches nothing and nobody waits who came before."""
         others, limit = self._shared.others(), self.limit_bytes
-        used = self.reserved_bytes + self.reserve + others + extra
+        used = self.reserved_bytes + self.unused + others + extra
         first = self.first
         if first is not None and first.model != holding.model and used + first.total > limit:
             return False
@@ -160,7 +165,7 @@ class Accounts:
 
     def slack(self, extra: int) -> int:
         """Bytes that a worker gets beyond what it needs: with them it reads in larger pieces and joins its batches."""
-        used = self.reserved_bytes + self.reserve + self._shared.others() + extra
+        used = self.reserved_bytes + self.unused + self._shared.others() + extra
         return max(int((self.policy.page_to * self.limit_bytes - used) / 4), 0)
 
     def grant(self, holding: Holding, size: int, worker: Worker | None = None) -> bool:
@@ -168,7 +173,7 @@ class Accounts:
         more = size - holding.granted
         if more > 0:
             total = self.reserved_bytes + more
-            if not self._shared.reserve(total + self.reserve, self.limit_bytes):
+            if not self._shared.reserve(total + self.unused, self.limit_bytes):
                 return False
         holding.granted = size
         if more < 0:
@@ -208,7 +213,7 @@ class Accounts:
             more = min(holding.kept_most - holding.kept, (int(self.policy.page_to * self.limit_bytes) - used) // 4)
             if more <= 0 or worker is None:
                 continue
-            if self._shared.reserve(self.reserved_bytes + self.reserve + more, self.limit_bytes):
+            if self._shared.reserve(self.reserved_bytes + self.unused + more, self.limit_bytes):
                 holding.kept += more
                 worker.set_room(holding.granted, holding.kept)
 

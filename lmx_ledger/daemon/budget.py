@@ -19,8 +19,8 @@ from lmx_ledger.engine.protocol import Loaded, Paged, Step, growth_of_room
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.memory.foretold import Foretold
 from lmx_ledger.memory.holding import LEARNED, MOST_LEARNED, Holding
-from lmx_ledger.memory.plan import Account, Act, Need, Plan, Verdict, plan
-from lmx_ledger.serving.models import ModelTable, ServedModel
+from lmx_ledger.memory.plan import Account, Act, Need, Plan, Verdict, plan, turn_over_s
+from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.queue import Place
 
 _KV_SHARE: Final = 16
@@ -29,6 +29,8 @@ _FIRST: Final = 1_000_000
 _LOOK_AGAIN_S: Final = 1.0
 _UNLEARN: Final = 0.999
 """What a death taught is forgotten by so much with each good step: it may not have been for lack of memory."""
+_STUCK_S: Final = 5.0
+"""Where nothing is in flight for so long, who waits for room waits for nothing."""
 PARK_AT: Final = 16
 """Tokens before its cache is full at which a stream stops that can have no more."""
 
@@ -56,6 +58,7 @@ class Budget:
         self._breached: int | None = None
         self._growing: dict[Place, int] = {}
         self._pumping = False
+        self._stuck_s: float | None = None
         pager.on_moved = self._moved
 
     def public(self) -> dict[str, Any]:
@@ -237,16 +240,31 @@ class Budget:
             after_s = await self._satisfy(want)
             if after_s is not None:
                 self._first, self._accounts.first = want, want.need
+                await self._go_on(want, wants)
                 return after_s
         for model in self._table.all():
             model.queue.let_go()
         await self._relieve()
         return None
 
+    async def _go_on(self, first: Want, wants: list[Want]) -> None:
+        """Who is first waits for turns to end: until then those who have one do not stand still for it."""
+        now_s = time.monotonic()
+        lines = {line.model: line for line in self._accounts.account().lines}
+        for want in sorted(wants, key=lambda one: one.since_s):
+            if want is first or want.reason != "kv" or want.model.queue.held_s is not None:
+                continue
+            if now_s >= turn_over_s(lines[want.model.id], first.need):
+                continue
+            found, _ = self._found(want)
+            # Nobody's weights go for it: those would be what the first one has already.
+            if found.verdict is Verdict.FITS and all(step.act is not Act.PAGE_OUT for step in found.steps):
+                await self._satisfy(want)
+
     async def _satisfy(self, want: Want) -> float | None:
         """Make room and reserve it; how soon to look again when that cannot be done yet."""
         found, need = self._found(want)
-        if found.verdict is Verdict.NEVER:
+        if found.verdict is Verdict.NEVER or self._is_stuck(want, found):
             self._refuse(want, found.short_by)
             return None
         if (
@@ -268,6 +286,24 @@ class Budget:
             return 0.01
         return None
 
+    def _is_stuck(self, want: Want, found: Plan) -> bool:
+        """Whether nothing under way will free what is missing, and has not for a while: workers hold more than they are
+        known to need.
+        """
+        under_way = (
+            model.in_flight > 0
+            or self._pager.is_coming(model)
+            or (model.state is ModelState.LOADING and model is not want.model)
+            for model in self._table.all()
+        )
+        others = self._accounts.account().others
+        if found.verdict is Verdict.FITS or found.after_s is not None or others or any(under_way):
+            self._stuck_s = None
+            return False
+        now_s = time.monotonic()
+        self._stuck_s = self._stuck_s or now_s
+        return now_s - self._stuck_s > _STUCK_S
+
     def _found(self, want: Want) -> tuple[Plan, Need]:
         """The plan for it; where KV needs room, for more than the one request wants."""
         account, now_s, policy = self._accounts.account(), time.monotonic(), self._accounts.policy
@@ -282,13 +318,17 @@ class Budget:
     async def _write_down(self, want: Want, need: Need, found: Plan) -> ev.Cause:
         """What is decided, before it is done; the event that what follows is because of."""
         cause = want.cause
-        if found.breached and self._accounts.guard is not None:
-            self._breach = await self._accounts.guard.judge(self._accounts.account().used + need.total) or self._breach
-            cause = self._breach or cause
         yielding = [
             step for step in found.steps if step.act is Act.YIELD and self._table.find(step.model).queue.held_s is None
         ]
-        if not yielding and not any(step.act in {Act.KEPT, Act.PAGE_OUT} for step in found.steps):
+        acts = bool(yielding) or any(step.act in {Act.KEPT, Act.PAGE_OUT} for step in found.steps)
+        if found.verdict is Verdict.WAIT and not acts:
+            # It is asked again and again: what is not had breaches nothing.
+            return cause
+        if found.breached and self._accounts.guard is not None:
+            self._breach = await self._accounts.guard.judge(self._accounts.account().used + need.total) or self._breach
+            cause = self._breach or cause
+        if not acts:
             return cause
         victims = dict.fromkeys(step.model for step in found.steps if step.act is not Act.SPARE)
         planned = ev.PagingPlanned(
@@ -333,6 +373,8 @@ class Budget:
             holding = Holding(model.id, load.weights, 0)
             holding.kv, holding.longest = load.streams
             holding.scale = self.scale(model)
+            # Its turn has not begun: who waits for it is not to be held back before it has come.
+            holding.came_s = math.inf
             self._accounts.holdings[model.id] = holding
             if not self._accounts.grant(holding, need.total):
                 del self._accounts.holdings[model.id]
@@ -381,7 +423,7 @@ class Budget:
         account, breached = self._accounts.account(), self._breached
         if account.used > account.limit or breached is not None:
             self._breached = None
-            found = plan(account, Need(""), self._accounts.policy, time.monotonic())
+            found = plan(account, Need("", patient=True), self._accounts.policy, time.monotonic())
             cause: ev.Cause = breached or self._lowered
             if any(step.act is not Act.SPARE for step in found.steps):
                 planned = ev.PagingPlanned(

@@ -102,6 +102,7 @@ class Holding:
             kept=max(self.kept - _LEAST_KEPT, 0),
             working=max(self.granted - self.weights - kv - spare, 0) + min(self.kept, _LEAST_KEPT) + self.overhead,
             spare=spare,
+            stays=min(self.kept, _LEAST_KEPT) + self.overhead,
             busy=busy,
             pinned=pinned,
             priority=priority,

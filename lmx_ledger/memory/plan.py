@@ -52,6 +52,7 @@ class Line(NamedTuple):
     """One model's account, in bytes. `layers` are those in memory, in the order in which they would go.
 
     `kv` and `working` are reserved for streams in flight; `kept` is room for KV at rest; `spare` is granted beyond.
+    `stays`: of `working`, what its worker has as long as it lives, whatever goes.
     `busy`: it has work in flight, or somebody waits for it. Its weights `came_s` (a monotonic clock), which `took_s`.
     """
 
@@ -67,6 +68,7 @@ class Line(NamedTuple):
     used_s: float = 0.0
     came_s: float = -math.inf
     took_s: float = 0.0
+    stays: int = 0
 
     @property
     def weights(self) -> int:
@@ -160,10 +162,11 @@ def plan(account: Account, need: Need, policy: Policy, now_s: float) -> Plan:
     missing = max(hard - sum(step.bytes for step in steps), 0)
     if not missing:
         return Plan(Verdict.FITS, tuple(steps), 0, breached)
-    if (never := short_of(account, need)) > 0:
+    # Who wants nothing is refused nothing: what can go is then all that can be done.
+    if need.total and (never := short_of(account, need)) > 0:
         return Plan(Verdict.NEVER, (), never, breached)
     others = _others(account, need)
-    after_s = min((over for line in others if now_s < (over := _over(line, need)) < math.inf), default=None)
+    after_s = min((over for line in others if now_s < (over := turn_over_s(line, need)) < math.inf), default=None)
     if not need.patient:
         idle = sum(line.total for line in others if not line.busy)
         steps += _yielding(account, need, missing - idle, now_s)
@@ -174,16 +177,18 @@ def short_of(account: Account, need: Need) -> int:
     """Bytes by which it does not fit, even when all that can go has gone and all work has ended; negative: to spare."""
     pinned = sum(line.weights for line in account.lines if line.pinned and line.model != need.model)
     own = sum(line.weights for line in account.lines if line.model == need.model)
-    return account.reserve + account.others + pinned + own + need.total - account.limit
+    stays = sum(line.stays for line in account.lines)
+    return account.reserve + account.others + pinned + own + stays + need.total - account.limit
 
 
 def ceiling(account: Account, model: str, weights: int, size_of: Callable[[int], int], most: int) -> int:
     """The most tokens, up to `most`, of one stream that can be had alone; `size_of` gives the bytes of so many."""
+    own = sum(line.stays for line in account.lines if line.model == model)
     alone = account._replace(lines=tuple(line for line in account.lines if line.model != model))
     fits, too_many = 0, most + 1
     while too_many - fits > 1:
         tokens = (fits + too_many) // 2
-        if short_of(alone, Need(model, weights=weights, kv=size_of(tokens))) <= 0:
+        if short_of(alone, Need(model, weights=weights, kv=size_of(tokens), working=own)) <= 0:
             fits = tokens
         else:
             too_many = tokens
@@ -208,7 +213,7 @@ def _idle(account: Account, need: Need, now_s: float, *, must: bool) -> Iterator
     for line in _others(account, need):
         # To stay clear of the limit is no reason to put those out whose priority is higher.
         wanted = must or line.priority <= need.priority
-        if line.layers and not line.busy and wanted and now_s >= _over(line, need):
+        if line.layers and not line.busy and wanted and now_s >= turn_over_s(line, need):
             yield Step(Act.PAGE_OUT, line.model, line.weights, len(line.layers))
 
 
@@ -225,7 +230,7 @@ def _no_more_than(step: Step, most: int, account: Account) -> Step:
     return step._replace(bytes=freed, layers=layers)
 
 
-def _over(line: Line, need: Need) -> float:
+def turn_over_s(line: Line, need: Need) -> float:
     """When the turn of a model is over for this need."""
     turn_s = max(LEAST_TURN_S, TURN * line.took_s)
     return line.came_s + turn_s * _PRECEDENCE ** max(line.priority - need.priority, 0)
@@ -238,5 +243,5 @@ def _yielding(account: Account, need: Need, missing: int, now_s: float) -> Itera
             return
         if line.busy:
             missing -= line.total
-            if now_s >= _over(line, need):
+            if now_s >= turn_over_s(line, need):
                 yield Step(Act.YIELD, line.model, line.total, len(line.layers))
