@@ -73,7 +73,7 @@ async def _frames(port: int, path: str, body: dict[str, Any]) -> Any:
         writer.write(f"{head}Content-Length: {len(data)}\r\nConnection: close\r\n\r\n".encode() + data)
         status = await reader.readline()
         if b" 200 " not in status:
-            rest = await reader.read(4_096)
+            rest = await reader.read()
             raise ValueError(f"{status!r} {rest[-300:]!r}")
         # Lengths of chunks and what is between frames have no `data: ` in front.
         while line := await reader.readline():

@@ -13,7 +13,7 @@ from typing import Final
 
 from lmx_ledger.bench.failures import deaths, leaving
 from lmx_ledger.bench.measure import Figure
-from lmx_ledger.bench.model import words, write_bench_model
+from lmx_ledger.bench.model import Shape, words, write_bench_model
 from lmx_ledger.bench.reuse import reuse, sharing
 from lmx_ledger.bench.servers import Daemon, Peer, Raw, running
 from lmx_ledger.bench.sizes import SHORT, Sizes
@@ -43,7 +43,7 @@ def measure(
     Raises:
         OSError: a process that is measured could not be started, or has ended.
     """
-    model = write_bench_model(folder / "model", sizes.layers)
+    model = write_bench_model(folder / "model", Shape(sizes.layers))
     figures: list[Figure] = []
     with ExitStack() as stack:
         raw = Raw(model)

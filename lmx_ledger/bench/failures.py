@@ -126,20 +126,15 @@ async def _under_kills(ours: Daemon, bodies: list[dict[str, Any]], sizes: Sizes)
 def _pauses(ours: Daemon) -> Iterator[_Pause]:
     """Of every stream at every kill, as the ledger has it."""
     loads_ms = {}
-    exits = {event["seq"]: event for event in _events(ours, "engine.exited")}
-    for event in _events(ours, "engine.restarted"):
+    exits = {event["seq"]: event for event in ours.events("engine.exited")}
+    for event in ours.events("engine.restarted"):
         if died := exits.get(event["cause"]):
             began, ended = (datetime.fromisoformat(one["time"]) for one in (died, event))
             loads_ms[died["seq"]] = (ended - began).total_seconds() * 1e3
     resumed = defaultdict(list)
-    for event in _events(ours, "request.resumed"):
+    for event in ours.events("request.resumed"):
         resumed[event["cause"]].append(event["data"])
     for cause, ones in resumed.items():
         reread = [one["reread_tokens"] for one in ones]
         for one in ones:
             yield _Pause(float(one["gap_ms"]), loads_ms.get(cause, 0.0), reread)
-
-
-def _events(ours: Daemon, kind: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = ours.get("/lmx/events", params={"type": kind, "limit": 1000})["events"]
-    return found

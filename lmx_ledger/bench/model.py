@@ -1,29 +1,59 @@
-"""The model of the engine's figures: a random Llama of six million parameters, float32, 6 KB of KV a token."""
+"""The models of the figures: random Llamas in float32, as a rule of six million parameters with 6 KB of KV a token."""
 
+import functools
 import json
 import random
 import struct
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCAB: Final = 4_096
-HIDDEN: Final = 256
-LAYERS: Final = 6
-HEADS: Final = 4
-KV_HEADS: Final = 2
-INTERMEDIATE: Final = 704
 CONTEXT: Final = 32_768
-KV_BYTES_OF_LAYER: Final = 2 * KV_HEADS * HIDDEN // HEADS * 4
-"""One layer's keys and values of one token."""
+_FLOAT: Final = 4
 _NEVER: Final = "<|never|>"
 """The token that would end an answer: it is so unlikely that none ends before it has its length."""
 
 
-def write_bench_model(folder: Path, layers: int = LAYERS) -> Path:
-    """Write the folder, as a hub has it; the same bytes every time.
+class Shape(NamedTuple):
+    """How large a model is: weights grow with `hidden` and `intermediate`, KV with `kv_heads`."""
+
+    layers: int = 6
+    hidden: int = 256
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate: int = 704
+
+    @property
+    def kv_bytes_of_layer(self) -> int:
+        """One layer's keys and values of one token."""
+        return 2 * self.kv_heads * self.hidden // self.heads * _FLOAT
+
+    @property
+    def kv_bytes(self) -> int:
+        """All layers'."""
+        return self.layers * self.kv_bytes_of_layer
+
+    @property
+    def layer_bytes(self) -> int:
+        """Of one layer's weights."""
+        attention = 2 * self.hidden * (self.hidden + self.kv_heads * self.hidden // self.heads)
+        return _FLOAT * (attention + 3 * self.hidden * self.intermediate + 2 * self.hidden)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of all weights."""
+        return self.layers * self.layer_bytes + _FLOAT * self.hidden * (2 * VOCAB + 1)
+
+
+_USUAL: Final = Shape()
+KV_BYTES_OF_LAYER: Final = _USUAL.kv_bytes_of_layer
+
+
+def write_bench_model(folder: Path, shape: Shape = _USUAL, seed: int = 0) -> Path:
+    """Write the folder, as a hub has it; the same bytes every time for the same seed.
 
     Raises:
         OSError: it cannot be written.
@@ -35,11 +65,11 @@ def write_bench_model(folder: Path, layers: int = LAYERS) -> Path:
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": layers,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS,
-        "intermediate_size": INTERMEDIATE,
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "intermediate_size": shape.intermediate,
         "max_position_embeddings": CONTEXT,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10_000.0,
@@ -51,7 +81,7 @@ def write_bench_model(folder: Path, layers: int = LAYERS) -> Path:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     settings = {"eos_token": _NEVER, "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    _write_safetensors(folder / "model.safetensors", _weights(layers, never))
+    _write_safetensors(folder / "model.safetensors", _weights(shape, never, seed))
     return folder
 
 
@@ -60,6 +90,7 @@ def words(rng: random.Random, tokens: int) -> list[int]:
     return [rng.randrange(300, VOCAB) for _ in range(tokens)]
 
 
+@functools.cache
 def _tokenizer() -> Tokenizer:
     rng = random.Random(0)  # noqa: S311 - a text, not a secret
     syllables = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in "lmnrs"]
@@ -80,31 +111,31 @@ def _tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _weights(layers: int, never: int) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
+def _weights(shape: Shape, never: int, seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int) -> Any:
         return (rng.standard_normal((rows, columns)) * 0.08).astype(np.float32)
 
-    size = HIDDEN // HEADS
+    size = shape.hidden // shape.heads
     found: dict[str, Any] = {
-        "model.embed_tokens.weight": matrix(VOCAB, HIDDEN),
-        "model.norm.weight": np.ones(HIDDEN, np.float32),
-        "lm_head.weight": matrix(VOCAB, HIDDEN),
+        "model.embed_tokens.weight": matrix(VOCAB, shape.hidden),
+        "model.norm.weight": np.ones(shape.hidden, np.float32),
+        "lm_head.weight": matrix(VOCAB, shape.hidden),
     }
     found["lm_head.weight"][never] = 0
-    for layer in range(layers):
+    for layer in range(shape.layers):
         name = f"model.layers.{layer}"
         found |= {
-            f"{name}.self_attn.q_proj.weight": matrix(HIDDEN, HIDDEN),
-            f"{name}.self_attn.k_proj.weight": matrix(KV_HEADS * size, HIDDEN),
-            f"{name}.self_attn.v_proj.weight": matrix(KV_HEADS * size, HIDDEN),
-            f"{name}.self_attn.o_proj.weight": matrix(HIDDEN, HIDDEN),
-            f"{name}.mlp.gate_proj.weight": matrix(INTERMEDIATE, HIDDEN),
-            f"{name}.mlp.up_proj.weight": matrix(INTERMEDIATE, HIDDEN),
-            f"{name}.mlp.down_proj.weight": matrix(HIDDEN, INTERMEDIATE),
-            f"{name}.input_layernorm.weight": np.ones(HIDDEN, np.float32),
-            f"{name}.post_attention_layernorm.weight": np.ones(HIDDEN, np.float32),
+            f"{name}.self_attn.q_proj.weight": matrix(shape.hidden, shape.hidden),
+            f"{name}.self_attn.k_proj.weight": matrix(shape.kv_heads * size, shape.hidden),
+            f"{name}.self_attn.v_proj.weight": matrix(shape.kv_heads * size, shape.hidden),
+            f"{name}.self_attn.o_proj.weight": matrix(shape.hidden, shape.hidden),
+            f"{name}.mlp.gate_proj.weight": matrix(shape.intermediate, shape.hidden),
+            f"{name}.mlp.up_proj.weight": matrix(shape.intermediate, shape.hidden),
+            f"{name}.mlp.down_proj.weight": matrix(shape.hidden, shape.intermediate),
+            f"{name}.input_layernorm.weight": np.ones(shape.hidden, np.float32),
+            f"{name}.post_attention_layernorm.weight": np.ones(shape.hidden, np.float32),
         }
     return found
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,21 +68,44 @@ class Server:
 
 
 class Daemon(Server):
-    """Ours: the default configuration, the ledger on, and the model in question."""
+    """Ours: the default configuration, the ledger on, and the model in question, or several by their names."""
 
-    def __init__(self, home: Path, model: Path, more: str = "") -> None:
-        """`more` stands in the configuration, in front of the model."""
+    def __init__(self, home: Path, models: Path | Mapping[str, Path], more: str = "") -> None:
+        """`more` stands in the configuration, in front of the models."""
         home.mkdir(exist_ok=True)
         self._home = home
         port = free_port()
         file = home / "config.toml"
-        file.write_text(f'[server]\nport = {port}\n{more}\n[[models]]\nid = "bench"\npath = {json.dumps(str(model))}\n')
+        named = models if isinstance(models, Mapping) else {"bench": models}
+        served = "".join(f"[[models]]\nid = {json.dumps(n)}\npath = {json.dumps(str(p))}\n" for n, p in named.items())
+        file.write_text(f"[server]\nport = {port}\n{more}\n{served}")
         command = [sys.executable, "-m", "lmx_ledger.cli", "serve", "start", "--foreground", "--config", str(file)]
         super().__init__([*command, "--home", str(home)], port, home / "bench.log", {"LMX_HOME": str(home)})
 
     def get(self, path: str, **arguments: Any) -> Any:
         """A GET's JSON."""
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30, **arguments).json()
+
+    def post(self, path: str, **body: Any) -> Any:
+        """The JSON that answers an operator's order.
+
+        Raises:
+            OSError: it was not carried out.
+        """
+        done = httpx.post(f"http://127.0.0.1:{self.port}{path}", timeout=_START_S, json=body)
+        if done.is_error:
+            raise OSError(f"{path} {body}: {done.text[:500]}")
+        return done.json()
+
+    def events(self, *kinds: str, **more: Any) -> list[dict[str, Any]]:
+        """All events of these types, oldest first."""
+        found: list[dict[str, Any]] = []
+        after: int | None = 0
+        while after is not None:
+            page = self.get("/lmx/events", params={"type": kinds, "limit": 1_000, "after": after, **more})
+            found += page["events"]
+            after = page["next"]
+        return found
 
     def used_bytes(self) -> int:
         """What the worker's allocator holds, as it said last."""
@@ -97,9 +120,9 @@ class Daemon(Server):
                 taken += path.stat().st_size
         return taken
 
-    def worker_pid(self) -> int:
-        """The process that has the model."""
-        return int(self.get("/lmx/models")["models"][0]["worker_pid"])
+    def worker_pid(self, number: int = 0) -> int:
+        """The process that has the model of that number."""
+        return int(self.get("/lmx/models")["models"][number]["worker_pid"])
 
 
 class Peer(Server):

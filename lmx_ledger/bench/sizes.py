@@ -2,6 +2,8 @@
 
 from typing import Final, NamedTuple
 
+from lmx_ledger.bench.model import Shape
+
 SEEDED: Final = {"temperature": 0.8, "top_p": 0.95}
 SHORT: Final = 64
 """Tokens of a prompt that is not long."""
@@ -53,4 +55,50 @@ QUICK: Final = Sizes(
     room=16_384,
     sharing=4,
     shared=512,
+)
+
+
+class MemorySizes(NamedTuple):
+    """Of memory's figures.
+
+    `turning` models take turns for `minutes`; each is asked `questions` with up to `prompt` tokens for up to `answer`.
+    `small` and `big` are of the scene. `paged` goes and comes `rounds` times. `flooded` gets `requests` with up to
+    `longest` tokens. `failing` loses its worker under `streams` of `decoding` tokens by a prompt of `long`.
+    """
+
+    minutes: float = 10.0
+    turning: Shape = Shape(5, 768, 12, 1, 2048)
+    questions: int = 16
+    prompt: int = 16
+    answer: int = 12
+    small: Shape = Shape(3, 512, 8, 8, 1408)
+    big: Shape = Shape(7, 768, 12, 12, 2048)
+    rounds: int = 7
+    paged: Shape = Shape(8, 1024, 16, 2, 2816)
+    requests: int = 60
+    longest: int = 16_384
+    flooded: Shape = Shape(2)
+    failing: Shape = Shape(2)
+    streams: int = 4
+    decoding: int = 300
+    long: int = 3_000
+
+
+QUICK_MEMORY: Final = MemorySizes(
+    minutes=0.1,
+    turning=Shape(4, 512, 8, 1, 1408),
+    questions=2,
+    prompt=6,
+    answer=6,
+    small=Shape(1),
+    big=Shape(12),
+    rounds=1,
+    paged=Shape(1),
+    requests=8,
+    longest=600,
+    flooded=Shape(1),
+    failing=Shape(1),
+    streams=2,
+    decoding=60,
+    long=1_500,
 )

@@ -12,7 +12,7 @@ import psutil
 
 from lmx_ledger.bench.clients import ask, completion
 from lmx_ledger.bench.measure import Figure, quantile
-from lmx_ledger.bench.model import KV_BYTES_OF_LAYER, words, write_bench_model
+from lmx_ledger.bench.model import KV_BYTES_OF_LAYER, Shape, words, write_bench_model
 from lmx_ledger.bench.servers import Daemon, running
 from lmx_ledger.bench.sizes import Sizes
 from lmx_ledger.engine.kv.chain import common
@@ -170,7 +170,7 @@ def agents(folder: Path, sizes: Sizes) -> Iterator[Figure]:
     Raises:
         OSError: a stream failed.
     """
-    model = write_bench_model(folder / "model-agents", 1)
+    model = write_bench_model(folder / "model-agents", Shape(1))
     day = working_day(sizes.minutes)
     room = sizes.room * KV_BYTES_OF_LAYER
     daemon = Daemon(folder / "home-agents", model, f"[kv]\nram = {room // _RAM_SHARE}\ndisk = {room}")

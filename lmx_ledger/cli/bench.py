@@ -1,12 +1,13 @@
 """`lmx bench`: measures this machine, beside a baseline of the same run."""
 
+import enum
 import json
 import os
 import platform
 import sqlite3
 import tempfile
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import typer
 from rich.table import Table
@@ -22,6 +23,8 @@ from lmx_ledger.core.clock import rfc3339, utc_us
 EXAMPLE: Final = "Example: lmx bench ledger --events 1000000"
 
 _ABOUT: Final = "Measure this machine, beside a baseline of the same run."
+
+_Part = TypeVar("_Part", bound=enum.StrEnum)
 
 group = typer.Typer(help=_ABOUT, epilog=EXAMPLE, no_args_is_help=True, rich_markup_mode="rich")
 
@@ -100,12 +103,7 @@ def engine(
     folder = _folder(home, url, api_key)
     _must_be_writable(out)
     sizes = QUICK if quick else Sizes(rounds=rounds, kills=kills)
-    try:
-        parts = [engine_bench.Part(name.strip()) for name in only.split(",")] if only else list(engine_bench.Part)
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{error}; it is some of {', '.join(engine_bench.Part)}", param_hint="--only"
-        ) from None
+    parts = _parts(engine_bench.Part, only)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
@@ -119,6 +117,59 @@ def engine(
         show(figures)
     if out is not None:
         out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+@group.command("memory", epilog="Example: lmx bench memory --only scene,paging")
+def memory(
+    minutes: Annotated[
+        float, typer.Option("--minutes", metavar="N", min=0.05, help="How long models take turns.")
+    ] = 10.0,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="PARTS", help="Of turns, scene, paging, flood, failure.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny models and few requests: whether it runs, not how well.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the figures as JSON as well.")
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Whether a memory limit holds: more models than fit, contexts that grow, floods, and a worker that gets no more.
+
+    Starts processes of its own on free ports of this machine, in a folder of its own under the home; yours are not
+    touched.
+    """
+    from lmx_ledger.bench import memory as memory_bench  # noqa: PLC0415 - as above
+    from lmx_ledger.bench.sizes import QUICK_MEMORY, MemorySizes  # noqa: PLC0415 - as above
+
+    folder = _folder(home, url, api_key)
+    _must_be_writable(out)
+    sizes = QUICK_MEMORY if quick else MemorySizes(minutes=minutes)
+    parts = _parts(memory_bench.Part, only)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
+            figures = memory_bench.measure(Path(place), sizes, say=note, only=parts)
+    except OSError as error:
+        raise Failure(f"memory could not be measured: {error}") from None
+    told = report(f"lmx bench memory --minutes {minutes:g}{f' --only {only}' if only else ''}", figures)
+    if as_json:
+        print_json(told)
+    else:
+        show(figures)
+    if out is not None:
+        out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _parts(known: type[_Part], only: str | None) -> list[_Part]:
+    try:
+        return [known(name.strip()) for name in only.split(",")] if only else list(known)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; it is some of {', '.join(known)}", param_hint="--only") from None
 
 
 def _folder(home: Path | None, url: str | None, api_key: str | None) -> Path:

@@ -1,6 +1,7 @@
 """`lmx bench`, in small: every figure is there, and nothing stays behind."""
 
 import json
+import sys
 from pathlib import Path
 
 from tests.cli.parts import lmx
@@ -69,3 +70,30 @@ def test_the_engine_is_measured_beside_its_peers(tmp_path: Path) -> None:
     # A worker that has nothing to do any more when its client goes is still at once.
     may_be_none = ("client gone", "pause at a kill beyond")
     assert all(figure["value"] > 0 for name, figure in figures.items() if not name.startswith(may_be_none))
+
+
+def test_memory_is_measured_part_by_part(tmp_path: Path) -> None:
+    done = lmx("bench", "memory", "--quick", "--only", "turns,scene", "--json", home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    figures = {figure["name"]: figure for figure in json.loads(done.stdout)["figures"]}
+    turns = "3 models, 2.5 x the limit"
+    assert figures[f"{turns}: answered"]["value"] > 0
+    assert figures[f"{turns}: page-ins"]["value"] > 0
+    assert figures[f"{turns}: errors"]["met"]
+    assert figures[f"{turns}: refused although they fit"]["met"]
+    assert figures[f"{turns}: the same answers as with room"]["met"]
+    assert all(figure["met"] for name, figure in figures.items() if name.startswith("scene"))
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_weights_that_move_floods_and_failures_are_measured(tmp_path: Path) -> None:
+    done = lmx("bench", "memory", "--quick", "--only", "paging,flood,failure", "--json", home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    figures = {figure["name"]: figure for figure in json.loads(done.stdout)["figures"]}
+    assert figures["page-out: written"]["met"]
+    assert figures["page-in: bytes/s / raw read"]["value"] > 0
+    assert figures["flood: neither answered nor refused"]["met"]
+    assert figures["flood: workers that died"]["met"]
+    if sys.platform == "linux":
+        assert figures["no more memory: streams that are whole"]["met"]
+        assert figures["no more memory: the same text"]["met"]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from lmx_ledger.bench.model import write_bench_model
+from lmx_ledger.bench.model import Shape, write_bench_model
 from lmx_ledger.cli.main import lmx
 from tests.conftest import RunningDaemon
 
@@ -21,12 +21,12 @@ WEIGHTS = 26 * MB
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bench_model(tmp_path_factory.mktemp("budget") / "six", 6)
+    return write_bench_model(tmp_path_factory.mktemp("budget") / "six", Shape(6))
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bench_model(tmp_path_factory.mktemp("budget") / "one", 1)
+    return write_bench_model(tmp_path_factory.mktemp("budget") / "one", Shape(1))
 
 
 def config(limit: int, *models: tuple[str, Path, str], more: str = "") -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmx_ledger.bench.model import write_bench_model
+from lmx_ledger.bench.model import Shape, write_bench_model
 from tests.conftest import RunningDaemon
 from tests.models import write_test_model
 
@@ -83,7 +83,7 @@ def test_what_can_never_fit_is_refused_with_the_bytes_it_is_short(
     start_daemon: Start, one_model: str, tmp_path: Path
 ) -> None:
     daemon = start_daemon(f'{one_model}[memory]\nlimit = "16MB"\n')
-    put(daemon, "big", write_bench_model(tmp_path / "big", 6))
+    put(daemon, "big", write_bench_model(tmp_path / "big", Shape(6)))
     refused = daemon.chat(model="big")
     assert refused.status_code == 507
     error = refused.json()["error"]
