@@ -551,6 +551,8 @@ class StepLoop:
     def _report(self, tokens: list[wire.Token], prefill: Sequence[wire.Prefill] = ()) -> None:
         meter = self._meter
         foretold = meter.told() if meter is not None else NOTHING
+        if meter is not None and not tokens and not prefill:
+            meter.look_again()
         self._send(
             wire.Step(
                 tokens=tokens,

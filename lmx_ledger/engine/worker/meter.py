@@ -128,6 +128,10 @@ class Meter:
         """Whether so much of the caches may be made anew, where it need not be."""
         return self._room is None or mx.get_active_memory() + self._estimate.copies(copies) <= self._room
 
+    def look_again(self) -> None:
+        """Behind what freed or took much, and before a silence: what was seen before may stand for long."""
+        self._looked_s = -_LOOK_EVERY_S
+
     @property
     def process_bytes(self) -> int:
         """What the process takes beyond an empty one, without buffers that MLX keeps: those go when they have to."""
