@@ -21,13 +21,20 @@ class Engine:
     """A step loop on a thread of its own, and the daemon's end of its line."""
 
     def __init__(
-        self, model: Path, kv: wire.Kv | None = None, derived: Path | None = None, *, prefill_gap: float = 9
+        self,
+        model: Path,
+        kv: wire.Kv | None = None,
+        derived: Path | None = None,
+        *,
+        prefill_gap: float = 9,
+        ahead: bool = False,
     ) -> None:
         self._ours, self._theirs = socket.socketpair()
         self._ours.settimeout(60)
         self._inbox: queue.SimpleQueue[wire.Command] = queue.SimpleQueue()
         self.recorder = FlightRecorder.create()
         loop = StepLoop(self._theirs, self._inbox, self.recorder, "builtin")
+        loop.ahead = ahead
         self._thread = threading.Thread(target=loop.run, daemon=True)
         self._thread.start()
         self._inbox.put(

@@ -13,11 +13,31 @@ from tests.engine.parts import Engine, fail_when, prompt
 POISON = 77
 
 
-@pytest.fixture
-def engine(random_model: Path) -> Iterator[Engine]:
-    running = Engine(random_model)
+@pytest.fixture(params=[False, True], ids=["behind", "ahead"])
+def engine(random_model: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """One that begins a step behind the last one's tokens, as on a CPU, and one that begins it ahead of them."""
+    running = Engine(random_model, ahead=request.param)
     yield running
     running.stop()
+
+
+def test_the_tokens_are_the_same_whether_a_step_is_begun_behind_or_ahead_of_the_last_ones(random_model: Path) -> None:
+    asked: list[dict[str, Any]] = [
+        {},
+        {"temperature": 1.0, "seed": 9},
+        {"temperature": 0.8, "top_p": 0.9, "seed": 4, "frequency_penalty": 0.5, "logprobs": True, "top_logprobs": 2},
+        {"repetition_penalty": 1.3},
+    ]
+    outcomes = []
+    for ahead in (False, True):
+        running = Engine(random_model, ahead=ahead)
+        outcomes.append(
+            running.until_done([running.insert(prompt(n, 20 + n), 8 + 7 * n, **asked[n]) for n in range(4)])
+        )
+        running.stop()
+    behind, first = outcomes
+    assert behind.tokens == first.tokens
+    assert [len(behind.tokens[n]) for n in sorted(behind.tokens)] == [8, 15, 22, 29]
 
 
 def test_after_an_exception_every_stream_of_the_step_goes_on_as_if_nothing_had_been(

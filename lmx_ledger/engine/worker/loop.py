@@ -57,6 +57,8 @@ class StepLoop:
         self._turns = schedule.Turns()
         self._speed = schedule.Speed()
         self._queued = schedule.Queued()
+        # MLX's CPU back end takes as long to be given a step as to compute it: there is nothing to get ahead of.
+        self.ahead = mx.default_device().type != mx.DeviceType.cpu
         self._returning: Returning | None = None
         self._steps = self._rested = 0
 
@@ -247,22 +249,36 @@ class StepLoop:
         self._recorder.note(act, self._busy_with())
         self._expect(Pass(len(group.rows), 1, longest), copies=group.copies)
         was, ticket = list(group.rows), group.ticket
-        group.ticket = self._queued.give(group.step_s, time.monotonic())
         try:
-            told = group.step()
+            if self.ahead:
+                group.ticket = self._queued.give(group.step_s, time.monotonic())
+                told = group.step()
+                self._queued.waited(ticket, time.monotonic())
+            else:
+                told = group.take()
+                self._queued.waited(ticket, time.monotonic())
         except Exception as error:  # noqa: BLE001 - whatever mlx-lm or an architecture raises, its streams go on
             self._groups.remove(group)
             self._recover(was, error)
             return
-        self._queued.waited(ticket, time.monotonic())
-        if not group.rows:
-            self._queued.forget(group.ticket)
-            self._groups.remove(group)
         tokens = [_token(one) for one in told]
         gone = [self._rows.pop(token.stream) for token in tokens if token.finish is not None]
         self._report(tokens)
+        if not group.rows:
+            self._queued.forget(group.ticket)
+            self._groups.remove(group)
+        elif not self.ahead:
+            self._launch(group)
         if gone or self._steps % _TIDY_EVERY == 0:
             self._tidy(gone)
+
+    def _launch(self, group: Group) -> None:
+        group.ticket = self._queued.give(group.step_s, time.monotonic())
+        try:
+            group.launch()
+        except Exception as error:  # noqa: BLE001 - as in a step
+            self._groups.remove(group)
+            self._recover(list(group.rows), error)
 
     def _join(self) -> None:
         """Like groups become one."""

@@ -87,7 +87,8 @@ class Told(NamedTuple):
 
 
 class Group:
-    """Rows whose caches are one batch. Each step begins the next one before it waits: the device is never idle.
+    """Rows whose caches are one batch. A `step` begins the next one before it waits, so that the device is never idle;
+    where MLX does not come back from a launch before it is nearly done, `take` and `launch` give each token sooner.
 
     An exception leaves it unusable; the rows' own tokens are then what was told.
     """
@@ -182,6 +183,22 @@ class Group:
             row.suspect, row.failed_alone = False, 0
         ended = [row for row, token, _ in told if token in row.eos]
         if ended:
+            self.drop(ended)
+        return told
+
+    def take(self) -> list[Told]:
+        """The tokens that were under way; rows that are done have left, and nothing is under way until `launch`."""
+        drawn: list[int] = np.array(self._tokens).tolist()
+        told = [
+            Told(row, token, self._logprob(row, token, self._logprobs, number))
+            for number, (row, token) in enumerate(zip(self.rows, drawn, strict=True))
+            if not self._fresh[number]
+        ]
+        for row, token, _ in told:
+            row.tokens.append(token)
+            row.suspect, row.failed_alone = False, 0
+        self._fresh = [True] * len(self.rows)
+        if ended := [row for row, token, _ in told if token in row.eos or row.left == 0]:
             self.drop(ended)
         return told
 
