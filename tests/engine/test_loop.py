@@ -13,15 +13,15 @@ from tests.engine.parts import Engine, fail_when, prompt
 POISON = 77
 
 
-@pytest.fixture(params=[False, True], ids=["behind", "ahead"])
+@pytest.fixture(params=[False, True], ids=["first at once", "ahead"])
 def engine(random_model: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """One that begins a step behind the last one's tokens, as on a CPU, and one that begins it ahead of them."""
+    """One that gives first tokens before it begins the next step, as on a CPU, and one that is always a step ahead."""
     running = Engine(random_model, ahead=request.param)
     yield running
     running.stop()
 
 
-def test_the_tokens_are_the_same_whether_a_step_is_begun_behind_or_ahead_of_the_last_ones(random_model: Path) -> None:
+def test_the_tokens_are_the_same_whether_first_ones_are_given_at_once_or_not(random_model: Path) -> None:
     asked: list[dict[str, Any]] = [
         {},
         {"temperature": 1.0, "seed": 9},
@@ -35,9 +35,9 @@ def test_the_tokens_are_the_same_whether_a_step_is_begun_behind_or_ahead_of_the_
             running.until_done([running.insert(prompt(n, 20 + n), 8 + 7 * n, **asked[n]) for n in range(4)])
         )
         running.stop()
-    behind, first = outcomes
-    assert behind.tokens == first.tokens
-    assert [len(behind.tokens[n]) for n in sorted(behind.tokens)] == [8, 15, 22, 29]
+    at_once, ahead_of_them = outcomes
+    assert at_once.tokens == ahead_of_them.tokens
+    assert [len(at_once.tokens[n]) for n in sorted(at_once.tokens)] == [8, 15, 22, 29]
 
 
 def test_after_an_exception_every_stream_of_the_step_goes_on_as_if_nothing_had_been(

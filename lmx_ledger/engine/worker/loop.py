@@ -57,7 +57,8 @@ class StepLoop:
         self._turns = schedule.Turns()
         self._speed = schedule.Speed()
         self._queued = schedule.Queued()
-        # MLX's CPU back end takes as long to be given a step as to compute it: there is nothing to get ahead of.
+        # MLX's CPU back end takes nearly as long to be given a step as to compute it: a first token is not to wait for
+        # the one behind it. Later ones do, for what is left of a step then is a sixth of it.
         self.ahead = mx.default_device().type != mx.DeviceType.cpu
         self._returning: Returning | None = None
         self._steps = self._rested = 0
@@ -248,15 +249,12 @@ class StepLoop:
         act = f"step {self._steps}: {len(group.rows)} rows of up to {longest} tokens"
         self._recorder.note(act, self._busy_with())
         self._expect(Pass(len(group.rows), 1, longest), copies=group.copies)
-        was, ticket = list(group.rows), group.ticket
+        was, ticket, sooner = list(group.rows), group.ticket, not self.ahead and group.awaits_first
         try:
-            if self.ahead:
+            if not sooner:
                 group.ticket = self._queued.give(group.step_s, time.monotonic())
-                told = group.step()
-                self._queued.waited(ticket, time.monotonic())
-            else:
-                told = group.take()
-                self._queued.waited(ticket, time.monotonic())
+            told = group.take() if sooner else group.step()
+            self._queued.waited(ticket, time.monotonic())
         except Exception as error:  # noqa: BLE001 - whatever mlx-lm or an architecture raises, its streams go on
             self._groups.remove(group)
             self._recover(was, error)
@@ -267,7 +265,7 @@ class StepLoop:
         if not group.rows:
             self._queued.forget(group.ticket)
             self._groups.remove(group)
-        elif not self.ahead:
+        elif sooner:
             self._launch(group)
         if gone or self._steps % _TIDY_EVERY == 0:
             self._tidy(gone)
@@ -550,9 +548,14 @@ class StepLoop:
     def _tidy(self, gone: Sequence[Row]) -> None:
         large = any(len(row.tokens) >= _LARGE for row in gone)
         if not self._rows or not gone or large:
-            mx.clear_cache()
+            self._let_buffers_go()
         if large or not self._rows:
             give_back()
+
+    def _let_buffers_go(self) -> None:
+        """What MLX keeps to use again, unless there is room: a conversation's next turn finds there what its last had."""
+        if self._meter is None or not self._meter.has_room:
+            mx.clear_cache()
 
     def _come_to_rest(self) -> None:
         """Say what is taken when the device has let go of what it had: nothing else would, as long as it is idle."""
@@ -560,7 +563,7 @@ class StepLoop:
             return
         self._rested = self._steps
         mx.synchronize()
-        mx.clear_cache()
+        self._let_buffers_go()
         give_back()
         self._report([])
 

@@ -16,7 +16,7 @@ from lmx_ledger.engine.worker.slots import AT_ONCE
 _PROBE: Final = 32
 _FAR: Final = 1_024
 _CACHE_SHARE: Final = 16
-_LOOK_EVERY_S: Final = 0.05
+_LOOK_EVERY_S: Final = 0.2
 """How often the process is looked at: at every step of a small model it would cost a twentieth of it."""
 
 
@@ -73,9 +73,14 @@ class Meter:
         self._room = max(room, mx.get_active_memory())
         return self._room
 
+    @property
+    def has_room(self) -> bool:
+        """Whether what it holds, buffers included, is within what it was granted."""
+        return self._room is not None and mx.get_active_memory() + mx.get_cache_memory() <= self._room
+
     def _tidy(self) -> bool:
         """Let buffers go that are not in use, where there is no room for them."""
-        if self._room is None or mx.get_active_memory() + mx.get_cache_memory() <= self._room:
+        if self._room is None or self.has_room:
             return False
         mx.clear_cache()
         return True

@@ -88,7 +88,7 @@ class Told(NamedTuple):
 
 class Group:
     """Rows whose caches are one batch. A `step` begins the next one before it waits, so that the device is never idle;
-    where MLX does not come back from a launch before it is nearly done, `take` and `launch` give each token sooner.
+    `take` and `launch` give the tokens before that.
 
     An exception leaves it unusable; the rows' own tokens are then what was told.
     """
@@ -185,6 +185,11 @@ class Group:
         if ended:
             self.drop(ended)
         return told
+
+    @property
+    def awaits_first(self) -> bool:
+        """Whether the first token of one of its rows is under way."""
+        return any(not row.told and not fresh for row, fresh in zip(self.rows, self._fresh, strict=True))
 
     def take(self) -> list[Told]:
         """The tokens that were under way; rows that are done have left, and nothing is under way until `launch`."""
