@@ -553,7 +553,7 @@ class StepLoop:
             give_back()
 
     def _let_buffers_go(self) -> None:
-        """What MLX keeps to use again, unless there is room: a conversation's next turn finds there what its last had."""
+        """What MLX keeps to use again goes, unless there is room: the next turn finds there what the last one had."""
         if self._meter is None or not self._meter.has_room:
             mx.clear_cache()
 
