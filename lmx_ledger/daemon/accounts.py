@@ -17,6 +17,7 @@ from lmx_ledger.memory.shared import SharedAccount
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 
 _KEPT_SHARE: Final = 8
+_UNSTEADY_SHARE: Final = 32
 
 
 class Guard(Protocol):
@@ -127,8 +128,11 @@ class Accounts:
         if holding is None or not holding.shape.bytes(1):
             return most
 
+        # What processes take beside arrays changes by a little: who is let in by this is not to be refused by that.
+        unsteady = self.limit_bytes // _UNSTEADY_SHARE
+
         def size_of(tokens: int) -> int:
-            return holding.kv_bytes(tokens) + holding.working(tokens)
+            return holding.kv_bytes(tokens) + holding.working(tokens) + unsteady
 
         return planner.ceiling(self.account(), model.id, sum(holding.layers), size_of, most)
 

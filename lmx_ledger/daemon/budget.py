@@ -29,7 +29,7 @@ _FIRST: Final = 1_000_000
 _LOOK_AGAIN_S: Final = 1.0
 _UNLEARN: Final = 0.999
 """What a death taught is forgotten by so much with each good step: it may not have been for lack of memory."""
-_STUCK_S: Final = 5.0
+_STUCK_S: Final = 30.0
 """Where nothing is in flight for so long, who waits for room waits for nothing."""
 PARK_AT: Final = 16
 """Tokens before its cache is full at which a stream stops that can have no more."""

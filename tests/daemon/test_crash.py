@@ -126,7 +126,7 @@ def test_drawn_penalised_and_measured_streams_go_on_as_they_would_have(
     common = {
         "model": "random",
         "messages": [{"role": "user", "content": "one two three"}],
-        "max_tokens": 600,
+        "max_tokens": 1000,
         "logit_bias": {end: -100},  # all of them are under way still when the worker dies
         "logprobs": True,
         "top_logprobs": 3,
