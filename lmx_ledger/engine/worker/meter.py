@@ -98,6 +98,10 @@ class Meter:
         passing = self._estimate.bytes(one) if one is not None else 0
         began = mx.get_active_memory() + growth
         self._act = _Act(one, passing, anew, self._estimate.copies(anew), began)
+        peak = began + passing + self._estimate.copies(anew)
+        if self._room is not None and peak + mx.get_cache_memory() > self._room:
+            # What is kept to be used again is seldom of the sizes that come: beside the peak there is no room for it.
+            mx.clear_cache()
         mx.reset_peak_memory()
 
     def end(self) -> None:
