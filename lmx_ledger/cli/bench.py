@@ -63,12 +63,7 @@ def ledger(
     except (OSError, sqlite3.Error) as error:
         raise Failure(f"the disk of {folder} could not be measured: {error}") from None
     told = report(f"lmx bench ledger --events {events}", figures)
-    if as_json:
-        print_json(told)
-    else:
-        show(figures)
-    if out is not None:
-        out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    _tell(told, figures, out, as_json=as_json)
 
 
 @group.command("engine", epilog="Example: lmx bench engine --rounds 3")
@@ -111,12 +106,7 @@ def engine(
     except OSError as error:
         raise Failure(f"the engine could not be measured: {error}") from None
     told = report(f"lmx bench engine --rounds {rounds} --kills {kills}{f' --only {only}' if only else ''}", figures)
-    if as_json:
-        print_json(told)
-    else:
-        show(figures)
-    if out is not None:
-        out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    _tell(told, figures, out, as_json=as_json)
 
 
 @group.command("memory", epilog="Example: lmx bench memory --only scene,paging")
@@ -157,6 +147,11 @@ def memory(
     except OSError as error:
         raise Failure(f"memory could not be measured: {error}") from None
     told = report(f"lmx bench memory --minutes {minutes:g}{f' --only {only}' if only else ''}", figures)
+    _tell(told, figures, out, as_json=as_json)
+
+
+def _tell(told: dict[str, object], figures: list[Figure], out: Path | None, *, as_json: bool) -> None:
+    """On stdout, and in the file that was asked for."""
     if as_json:
         print_json(told)
     else:
