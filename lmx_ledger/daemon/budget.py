@@ -318,6 +318,8 @@ class Budget:
     async def _write_down(self, want: Want, need: Need, found: Plan) -> ev.Cause:
         """What is decided, before it is done; the event that what follows is because of."""
         cause = want.cause
+        # Before anything is waited for: it is what the planner was given.
+        account = self._accounts.account()
         yielding = [
             step for step in found.steps if step.act is Act.YIELD and self._table.find(step.model).queue.held_s is None
         ]
@@ -326,7 +328,7 @@ class Budget:
             # It is asked again and again: what is not had breaches nothing.
             return cause
         if found.breached and self._accounts.guard is not None:
-            self._breach = await self._accounts.guard.judge(self._accounts.account().used + need.total) or self._breach
+            self._breach = await self._accounts.guard.judge(account.used + need.total) or self._breach
             cause = self._breach or cause
         if not acts:
             return cause
@@ -337,7 +339,7 @@ class Budget:
             reason=want.reason,
             steps=[(step.act.value, step.model, step.bytes, step.layers) for step in found.steps],
             short_by_bytes=found.short_by,
-            account=_told(self._accounts.account()),
+            account=_told(account),
         )
         return await self._ledger.commit(self._event(want.model, planned, cause)) or cause
 
