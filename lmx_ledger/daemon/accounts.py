@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 from lmx_ledger.core.settings import Settings
 from lmx_ledger.daemon.paging import Pager
 from lmx_ledger.engine.client import Worker
-from lmx_ledger.engine.protocol import RoomSet
+from lmx_ledger.engine.protocol import RoomSet, first_room
 from lmx_ledger.engine.stream import WorkerDied
 from lmx_ledger.memory import plan as planner
 from lmx_ledger.memory.foretold import Foretold
@@ -17,7 +17,6 @@ from lmx_ledger.memory.shared import SharedAccount
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 
 _KEPT_SHARE: Final = 8
-_UNSTEADY_SHARE: Final = 32
 
 
 class Guard(Protocol):
@@ -65,6 +64,10 @@ class Accounts:
     def reserved_bytes(self) -> int:
         """What is reserved for models."""
         return sum(holding.total for holding in self.holdings.values())
+
+    @property
+    def _allowed(self) -> int:
+        return sum(holding.allowed for holding in self.holdings.values())
 
     @property
     def used_bytes(self) -> int:
@@ -128,11 +131,9 @@ class Accounts:
         if holding is None or not holding.shape.bytes(1):
             return most
 
-        # What processes take beside arrays changes by a little: who is let in by this is not to be refused by that.
-        unsteady = self.limit_bytes // _UNSTEADY_SHARE
-
         def size_of(tokens: int) -> int:
-            return holding.kv_bytes(tokens) + holding.working(tokens) + unsteady
+            room = first_room(tokens, 0)
+            return holding.kv_bytes(room) + holding.working(room)
 
         return planner.ceiling(self.account(), model.id, sum(holding.layers), size_of, most)
 
@@ -176,12 +177,12 @@ class Accounts:
         """Let its worker take so much in all; False where other daemons have what is missing."""
         more = size - holding.granted
         if more > 0:
-            total = self.reserved_bytes + more
-            if not self._shared.reserve(total + self.unused, self.limit_bytes):
+            total = self._allowed + more
+            if not self._shared.reserve(total + reserve_of(self.configured_bytes), self.limit_bytes):
                 return False
         holding.granted = size
         if more < 0:
-            self._shared.release(self.reserved_bytes)
+            self._shared.release(self._allowed)
         worker = worker or self.worker_of(holding)
         if worker is not None:
             worker.set_room(size, holding.kept)
@@ -203,12 +204,12 @@ class Accounts:
                 return
             assert isinstance(answer, RoomSet)  # noqa: S101 - the protocol's promise
             holding.granted, holding.kept = answer.bytes, answer.kept
-        self._shared.release(self.reserved_bytes)
+        self._shared.release(self._allowed)
 
     def give_back(self, model: ServedModel) -> None:
         """It holds nothing any more."""
         if self.holdings.pop(model.id, None) is not None:
-            self._shared.release(self.reserved_bytes)
+            self._shared.release(self._allowed)
 
     def keep_more(self) -> None:
         """Where there is room, KV may rest in memory."""
@@ -217,7 +218,7 @@ class Accounts:
             more = min(holding.kept_most - holding.kept, (int(self.policy.page_to * self.limit_bytes) - used) // 4)
             if more <= 0 or worker is None:
                 continue
-            if self._shared.reserve(self.reserved_bytes + self.unused + more, self.limit_bytes):
+            if self._shared.reserve(self._allowed + reserve_of(self.configured_bytes) + more, self.limit_bytes):
                 holding.kept += more
                 worker.set_room(holding.granted, holding.kept)
 

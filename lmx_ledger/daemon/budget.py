@@ -29,7 +29,7 @@ _FIRST: Final = 1_000_000
 _LOOK_AGAIN_S: Final = 1.0
 _UNLEARN: Final = 0.999
 """What a death taught is forgotten by so much with each good step: it may not have been for lack of memory."""
-_STUCK_S: Final = 30.0
+_STUCK_S: Final = 1.0
 """Where nothing is in flight for so long, who waits for room waits for nothing."""
 PARK_AT: Final = 16
 """Tokens before its cache is full at which a stream stops that can have no more."""
@@ -264,7 +264,7 @@ class Budget:
     async def _satisfy(self, want: Want) -> float | None:
         """Make room and reserve it; how soon to look again when that cannot be done yet."""
         found, need = self._found(want)
-        if found.verdict is Verdict.NEVER or self._is_stuck(want, found):
+        if found.verdict is Verdict.NEVER:
             self._refuse(want, found.short_by)
             return None
         if (
@@ -275,20 +275,25 @@ class Budget:
             # Nobody has asked for it yet: what others have stays theirs.
             self._loads[want.model.id].granted.set_result(None)
             return None
+        stuck = self._is_stuck(want, found)
         cause = await self._write_down(want, need, found)
         cause = await self._carry_out(found, cause)
         again_s = _LOOK_AGAIN_S if found.after_s is None else max(found.after_s - time.monotonic(), 0.01)
-        if found.verdict is Verdict.WAIT:
+        if found.verdict is Verdict.WAIT and not stuck:
             return min(again_s, _LOOK_AGAIN_S)
         account = self._accounts.account()
-        if account.used + need.total > account.limit or not self._reserve_for(want, need, account, cause):
+        if (account.used + need.total > account.limit and not stuck) or not self._reserve_for(
+            want, need, account, cause
+        ):
             # A worker holds more by now than it was to: with what is known from that it is planned anew.
             return 0.01
         return None
 
     def _is_stuck(self, want: Want, found: Plan) -> bool:
-        """Whether nothing under way will free what is missing, and has not for a while: workers hold more than they are
-        known to need.
+        """Whether nothing under way will free what is missing, and has not for a while.
+
+        Then it is what processes take beside their arrays, and waiting changes nothing: it goes on within what can be
+        granted, for a refusal would be one of a request that fits.
         """
         under_way = (
             model.in_flight > 0

@@ -57,9 +57,14 @@ class Holding:
         return sum(self.layers) - self.weights
 
     @property
+    def allowed(self) -> int:
+        """What it may take: by that others are held off. What its process takes beside it is nobody's choice."""
+        return self.granted + self.kept
+
+    @property
     def total(self) -> int:
         """All that is its own."""
-        return self.granted + self.kept + self.overhead
+        return self.allowed + self.overhead
 
     def kv_bytes(self, tokens: int) -> int:
         """Of one stream of so many tokens."""
@@ -95,14 +100,15 @@ class Holding:
         """For the planner. What was granted in excess of the parts, and cannot be had back now, is working memory."""
         kv, spare = sum(self.kv.values()), self.spare
         in_memory = self.layers[: len(self.layers) - self.out]
+        # Who does nothing has nothing on its way to the disk.
+        on_the_way = min(self.kept, _LEAST_KEPT) if busy else 0
         return Line(
             model=self.model,
             layers=tuple(reversed(in_memory)),
             kv=kv,
-            kept=max(self.kept - _LEAST_KEPT, 0),
-            working=max(self.granted - self.weights - kv - spare, 0) + min(self.kept, _LEAST_KEPT) + self.overhead,
+            kept=self.kept - on_the_way,
+            working=max(self.granted - self.weights - kv - spare, 0) + on_the_way + self.overhead,
             spare=spare,
-            stays=min(self.kept, _LEAST_KEPT) + self.overhead,
             busy=busy,
             pinned=pinned,
             priority=priority,

@@ -52,7 +52,6 @@ class Line(NamedTuple):
     """One model's account, in bytes. `layers` are those in memory, in the order in which they would go.
 
     `kv` and `working` are reserved for streams in flight; `kept` is room for KV at rest; `spare` is granted beyond.
-    `stays`: of `working`, what its worker has as long as it lives, whatever goes.
     `busy`: it has work in flight, or somebody waits for it. Its weights `came_s` (a monotonic clock), which `took_s`.
     """
 
@@ -68,7 +67,6 @@ class Line(NamedTuple):
     used_s: float = 0.0
     came_s: float = -math.inf
     took_s: float = 0.0
-    stays: int = 0
 
     @property
     def weights(self) -> int:
@@ -177,18 +175,16 @@ def short_of(account: Account, need: Need) -> int:
     """Bytes by which it does not fit, even when all that can go has gone and all work has ended; negative: to spare."""
     pinned = sum(line.weights for line in account.lines if line.pinned and line.model != need.model)
     own = sum(line.weights for line in account.lines if line.model == need.model)
-    stays = sum(line.stays for line in account.lines)
-    return account.reserve + account.others + pinned + own + stays + need.total - account.limit
+    return account.reserve + account.others + pinned + own + need.total - account.limit
 
 
 def ceiling(account: Account, model: str, weights: int, size_of: Callable[[int], int], most: int) -> int:
     """The most tokens, up to `most`, of one stream that can be had alone; `size_of` gives the bytes of so many."""
-    own = sum(line.stays for line in account.lines if line.model == model)
     alone = account._replace(lines=tuple(line for line in account.lines if line.model != model))
     fits, too_many = 0, most + 1
     while too_many - fits > 1:
         tokens = (fits + too_many) // 2
-        if short_of(alone, Need(model, weights=weights, kv=size_of(tokens), working=own)) <= 0:
+        if short_of(alone, Need(model, weights=weights, kv=size_of(tokens))) <= 0:
             fits = tokens
         else:
             too_many = tokens

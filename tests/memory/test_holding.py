@@ -2,6 +2,7 @@
 
 from lmx_ledger.engine.protocol import Dialect, KvShape, Loaded
 from lmx_ledger.memory.holding import Holding
+from lmx_ledger.memory.plan import Account, Need, Policy, Verdict, plan
 
 PLAIN = Dialect(None, None, None, None, None)
 MB = 10**6
@@ -63,6 +64,15 @@ def test_the_parts_of_a_line_add_up_to_what_is_held() -> None:
     holding.kv["stream"], holding.longest["stream"] = holding.kv_bytes(1_000), 1_024
     line = holding.line(busy=True, pinned=False, priority=0)
     assert line.total == holding.total == 52 * MB
+
+
+def test_what_a_process_takes_beside_its_arrays_is_counted_and_refuses_nobody() -> None:
+    idle = loaded()
+    idle.granted, idle.out, idle.overhead = 0, 4, 30 * MB
+    line = idle.line(busy=False, pinned=False, priority=0)
+    assert (line.total, line.kept, idle.allowed) == (34 * MB, 4 * MB, 4 * MB)
+    found = plan(Account(80 * MB, 0, (line,)), Need("b", weights=60 * MB), Policy(), 0.0)
+    assert (found.verdict, found.short_by) == (Verdict.WAIT, 10 * MB)
 
 
 def test_windows_and_states_do_not_grow_without_end() -> None:
