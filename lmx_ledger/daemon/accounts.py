@@ -11,7 +11,7 @@ from lmx_ledger.engine.protocol import RoomSet, first_room
 from lmx_ledger.engine.stream import WorkerDied
 from lmx_ledger.memory import plan as planner
 from lmx_ledger.memory.foretold import Foretold
-from lmx_ledger.memory.holding import Holding
+from lmx_ledger.memory.holding import LEAST_KEPT, Holding
 from lmx_ledger.memory.plan import Account, Need, Policy, reserve_of
 from lmx_ledger.memory.shared import SharedAccount
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
@@ -133,7 +133,7 @@ class Accounts:
 
         def size_of(tokens: int) -> int:
             room = first_room(tokens, 0)
-            return holding.kv_bytes(room) + holding.working(room)
+            return holding.kv_bytes(room) + holding.working(room) + LEAST_KEPT
 
         return planner.ceiling(self.account(), model.id, sum(holding.layers), size_of, most)
 
@@ -173,12 +173,12 @@ class Accounts:
         used = self.reserved_bytes + self.unused + self._shared.others() + extra
         return max(int((self.policy.page_to * self.limit_bytes - used) / 4), 0)
 
-    def grant(self, holding: Holding, size: int, worker: Worker | None = None) -> bool:
-        """Let its worker take so much in all; False where other daemons have what is missing."""
+    def grant(self, holding: Holding, size: int, worker: Worker | None = None, *, reserve: int | None = None) -> bool:
+        """Let its worker take so much in all; False where it, and a reserve, have no room beside all others'."""
         more = size - holding.granted
         if more > 0:
             total = self._allowed + more
-            if not self._shared.reserve(total + reserve_of(self.configured_bytes), self.limit_bytes):
+            if not self._shared.reserve(total + (self.reserve if reserve is None else reserve), self.limit_bytes):
                 return False
         holding.granted = size
         if more < 0:
@@ -218,7 +218,7 @@ class Accounts:
             more = min(holding.kept_most - holding.kept, (int(self.policy.page_to * self.limit_bytes) - used) // 4)
             if more <= 0 or worker is None:
                 continue
-            if self._shared.reserve(self._allowed + reserve_of(self.configured_bytes) + more, self.limit_bytes):
+            if self._shared.reserve(self._allowed + self.reserve + more, self.limit_bytes):
                 holding.kept += more
                 worker.set_room(holding.granted, holding.kept)
 

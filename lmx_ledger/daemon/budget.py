@@ -282,18 +282,24 @@ class Budget:
         if found.verdict is Verdict.WAIT and not stuck:
             return min(again_s, _LOOK_AGAIN_S)
         account = self._accounts.account()
-        if (account.used + need.total > account.limit and not stuck) or not self._reserve_for(
-            want, need, account, cause
-        ):
-            # A worker holds more by now than it was to: with what is known from that it is planned anew.
-            return 0.01
-        return None
+        if stuck:
+            # What is nobody's is for this: nobody is left who could give anything.
+            account = account._replace(reserve=0)
+        fits = account.used + need.total <= account.limit or stuck
+        if fits and self._reserve_for(want, need, account, cause):
+            self._stuck_s = None
+            return None
+        if stuck:
+            self._refuse(want, max(account.used + need.total - account.limit, 0))
+            return None
+        # A worker holds more by now than it was to: with what is known from that it is planned anew.
+        return 0.01
 
     def _is_stuck(self, want: Want, found: Plan) -> bool:
         """Whether nothing under way will free what is missing, and has not for a while.
 
         Then it is what processes take beside their arrays, and waiting changes nothing: it goes on within what can be
-        granted, for a refusal would be one of a request that fits.
+        granted, the reserve with it, for a refusal would be one of a request that fits.
         """
         under_way = (
             model.in_flight > 0
@@ -383,7 +389,7 @@ class Budget:
             # Its turn has not begun: who waits for it is not to be held back before it has come.
             holding.came_s = math.inf
             self._accounts.holdings[model.id] = holding
-            if not self._accounts.grant(holding, need.total):
+            if not self._accounts.grant(holding, need.total, reserve=account.reserve):
                 del self._accounts.holdings[model.id]
                 return False
             room = account.limit - account.used - need.total
@@ -393,7 +399,8 @@ class Budget:
         if model.id not in self._accounts.holdings:
             return True
         holding = self._accounts.holdings[model.id]
-        if need.total and not self._accounts.grant(holding, holding.granted + need.total):
+        wanted = holding.granted + need.total
+        if need.total and not self._accounts.grant(holding, wanted, reserve=account.reserve):
             return False
         if need.kv and want.reason != "load":
             reserved = ev.KvReserved(bytes=need.kv, used_bytes=account.used + need.total, limit_bytes=account.limit)

@@ -188,6 +188,8 @@ class ModelKeeper:
             await self._commit(ev.ModelUnloaded(reason="no_room"), cause)
             model.state = ModelState.UNLOADED
             model.settled.set()
+            # Those that are configured behind it were held back for it.
+            self._budget.look()
         return room
 
     async def _loaded(

@@ -10,7 +10,7 @@ PIECE: Final = 32
 _LEAST_WORKING: Final = 1 << 20
 _UNLOADED_SHARE: Final = 20
 """Before a model is loaded nobody knows what a pass takes: one part in so many of its weights."""
-_LEAST_KEPT: Final = 1 << 20
+LEAST_KEPT: Final = 1 << 20
 """Room for KV on its way to the disk."""
 LEARNED: Final = 1.25
 """A worker that lacked memory has more reserved for each pass from then on, but not without end."""
@@ -101,7 +101,7 @@ class Holding:
         kv, spare = sum(self.kv.values()), self.spare
         in_memory = self.layers[: len(self.layers) - self.out]
         # Who does nothing has nothing on its way to the disk.
-        on_the_way = min(self.kept, _LEAST_KEPT) if busy else 0
+        on_the_way = min(self.kept, LEAST_KEPT) if busy else 0
         return Line(
             model=self.model,
             layers=tuple(reversed(in_memory)),
