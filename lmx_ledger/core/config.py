@@ -173,6 +173,9 @@ class ContextSection(_Section):
     """How long a prompt may be."""
 
     max_tokens: int = Field(131_072, ge=16, description="Ceiling of prompt plus answer, in tokens, for every model.")
+    safe_mode_tokens: int = Field(
+        64_000, ge=16, description="The ceiling while heat or swapping slows the machine (safe mode)."
+    )
 
 
 class EngineSection(_Section):
@@ -211,6 +214,12 @@ class SensorsSection(_Section):
     )
 
 
+class DrillsSection(_Section):
+    """Rehearsals: readings and faults that are made up, and labelled as such in the ledger."""
+
+    enabled: bool = Field(False, description="Whether `lmx drill` may start one. `make serve` enables them.")
+
+
 class ModelSection(_Section):
     """One model to serve."""
 
@@ -236,6 +245,7 @@ class Config(_Section):
     engine: EngineSection = EngineSection()
     queue: QueueSection = QueueSection()
     sensors: SensorsSection = SensorsSection()
+    drills: DrillsSection = DrillsSection()
     models: list[ModelSection] = Field([], description="Models to serve; none: the embedded demo model.")
 
     @model_validator(mode="after")

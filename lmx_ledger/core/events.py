@@ -626,36 +626,109 @@ class GuardThresholdBreached(EventData, frozen=True, kw_only=True):
 
     `fraction` is used of the limit. `reason`: `used`, or why the limit is lowered (`other_programs`, `cgroup`, `swap`,
     `pressure`); a lowering says `from_bytes`, `to_bytes`, and the `readings` that it was taken from.
+
+    Of the guard's signals (`queue_wait`, `memory_full`, `swap`, `thermal`, `gpu`, `burn`, `stalled`): `value` has
+    reached `threshold`, and is below it again at `clears_at`; `at_us` is the guard's clock.
     """
 
     name: str
-    used_bytes: int
-    limit_bytes: int
-    fraction: float
     reason: str
+    used_bytes: int | None = None
+    limit_bytes: int | None = None
+    fraction: float | None = None
     page_at: float | None = None
     from_bytes: int | None = None
     to_bytes: int | None = None
     readings: dict[str, Any] | None = None
+    value: float | None = None
+    threshold: float | None = None
+    clears_at: float | None = None
+    at_us: int | None = None
 
 
 @_event("guard.threshold_cleared", durable=True)
 class GuardThresholdCleared(EventData, frozen=True, kw_only=True):
     """`memory`: what is used is down to `page_to` of the limit in force, so that `page_at` is no longer reached.
 
-    `memory_limit`: the limit in force went up again, because readings allowed it for a while.
+    `memory_limit`: the limit in force went up again, because readings allowed it for a while. A signal of the guard:
+    its `value` is down to `clears_at`.
     """
 
     name: str
-    used_bytes: int
-    limit_bytes: int
-    fraction: float
     reason: str
+    used_bytes: int | None = None
+    limit_bytes: int | None = None
+    fraction: float | None = None
     page_at: float | None = None
     page_to: float | None = None
     from_bytes: int | None = None
     to_bytes: int | None = None
     readings: dict[str, Any] | None = None
+    value: float | None = None
+    threshold: float | None = None
+    clears_at: float | None = None
+    at_us: int | None = None
+
+
+@_event("guard.stage_changed", Severity.WARNING, durable=True)
+class GuardStageChanged(EventData, frozen=True, kw_only=True):
+    """The guard is in another stage: `normal`, `backpressure`, `shedding` or `restart`, for these `reasons` (signals).
+
+    `readings` are the values of the signals that are over their thresholds; `at_us` is the guard's clock, at the moment
+    from which on it is so.
+    """
+
+    from_: str = msgspec.field(name="from")
+    to: str
+    reasons: list[str]
+    readings: dict[str, Any]
+    at_us: int
+
+
+@_event("guard.backpressure_on", Severity.WARNING, durable=True)
+class GuardBackpressureOn(EventData, frozen=True, kw_only=True):
+    """Requests of new sessions are refused with 429 from now on; what is in flight and known goes on."""
+
+    reasons: list[str]
+
+
+@_event("guard.backpressure_off", durable=True)
+class GuardBackpressureOff(EventData, frozen=True, kw_only=True):
+    """New sessions are admitted again; so many requests were `refused` meanwhile."""
+
+    refused: int
+
+
+@_event("guard.model_shed", Severity.WARNING, durable=True)
+class GuardModelShed(EventData, frozen=True, kw_only=True):
+    """The event's model is put out of memory, so that the `primary` one keeps its own; it is idle."""
+
+    priority: int
+    bytes: int
+    primary: str
+
+
+@_event("guard.context_ceiling_changed", Severity.WARNING, durable=True)
+class GuardContextCeilingChanged(EventData, frozen=True, kw_only=True):
+    """Prompts and answers may have so many tokens from now on; `reason`: `safe_mode_thermal`, `safe_mode_swap`, or
+    `recovered`.
+    """
+
+    from_: int = msgspec.field(name="from")
+    to: int
+    reason: str
+    at_us: int
+
+
+@_event("guard.restart_requested", Severity.ERROR, durable=True)
+class GuardRestartRequested(EventData, frozen=True, kw_only=True):
+    """The worker of the event's model is to be replaced, its sessions and streams kept.
+
+    `reason`: `stage` (shedding was not enough), or `no_progress` (it is busy and has given nothing for `silent_s`).
+    """
+
+    reason: str
+    silent_s: float | None = None
 
 
 @_event("sensor.sampled", Severity.DEBUG)
@@ -699,6 +772,127 @@ class SensorSwapRecovered(EventData, frozen=True, kw_only=True):
 
     bytes_per_s: int
     window_s: float
+
+
+@_event("sensor.thermal_throttled", Severity.WARNING, durable=True)
+class SensorThermalThrottled(EventData, frozen=True, kw_only=True):
+    """Heat slows the machine. `gpu_clock`: the GPU's clock is by `gpu_drop` (a share) below `baseline_mhz`, which
+    it has at the same load when it is cool. `level`: the system says so. None is what this machine does not say.
+    """
+
+    reason: str
+    gpu_drop: float | None
+    gpu_mhz: float | None
+    baseline_mhz: float | None
+    gpu_busy: float | None
+    level: str | None
+
+
+@_event("sensor.thermal_recovered")
+class SensorThermalRecovered(EventData, frozen=True, kw_only=True):
+    """Nothing has slowed it for `cool_s`."""
+
+    cool_s: float
+    gpu_mhz: float | None
+    level: str | None
+
+
+@_event("sensor.slept")
+class SensorSlept(EventData, frozen=True, kw_only=True):
+    """The machine slept from about `from_time` on, as was found when it woke."""
+
+    from_time: str
+
+
+@_event("sensor.woke")
+class SensorWoke(EventData, frozen=True, kw_only=True):
+    """It slept for so long: that time is nobody's fault, and burns no budget."""
+
+    slept_s: float
+
+
+@_event("sensor.power_mode_changed")
+class SensorPowerModeChanged(EventData, frozen=True, kw_only=True):
+    """Low Power Mode is on, or off: lower clocks are then no throttling."""
+
+    low_power: bool
+
+
+# --- objectives -----------------------------------------------------------------------------------------------------
+
+
+@_event("slo.evaluated", Severity.DEBUG)
+class SloEvaluated(EventData, frozen=True, kw_only=True):
+    """An objective, once an hour and with each change of its alerts: of `total` in the period so many were `good`.
+
+    `shed` were refused on purpose and are in neither. `burn` is by window: 1 uses up the budget in just the period.
+    """
+
+    objective: str
+    good: int
+    total: int
+    shed: int
+    budget_remaining: float | None
+    burn: dict[str, float | None]
+
+
+@_event("slo.burn_alerted", Severity.WARNING, durable=True)
+class SloBurnAlerted(EventData, frozen=True, kw_only=True):
+    """The budget burns at more than `factor`, over the `long` window and the `short` one; `severity` page or ticket."""
+
+    objective: str
+    severity: str
+    long: str
+    short: str
+    factor: float
+    long_burn: float
+    short_burn: float
+    budget_remaining: float | None
+    exhausts_in_s: float | None
+
+
+@_event("slo.burn_cleared", durable=True)
+class SloBurnCleared(EventData, frozen=True, kw_only=True):
+    """It does not any more; the alert lasted for so long."""
+
+    objective: str
+    severity: str
+    long: str
+    short: str
+    factor: float
+    lasted_s: float
+
+
+@_event("slo.budget_exhausted", Severity.ERROR, durable=True)
+class SloBudgetExhausted(EventData, frozen=True, kw_only=True):
+    """Nothing is left of the period's budget: more than the objective allows was not good."""
+
+    objective: str
+    target: float
+    good: int
+    total: int
+
+
+# --- drills ---------------------------------------------------------------------------------------------------------
+
+
+@_event("drill.started", Severity.WARNING, durable=True)
+class DrillStarted(EventData, frozen=True, kw_only=True):
+    """A rehearsal begins: what follows is not real. Until it has finished every event has its seq, as `drill`."""
+
+    kind: str
+    for_s: float
+    arguments: dict[str, Any]
+
+
+@_event("drill.finished", durable=True)
+class DrillFinished(EventData, frozen=True, kw_only=True):
+    """It is over, for this `reason`: `time`, `operator` or `daemon_stopped`."""
+
+    kind: str
+    reason: str
+    ms: float
+    outcome: dict[str, Any] = {}
 
 
 # --- breakers -------------------------------------------------------------------------------------------------------

@@ -161,6 +161,43 @@ EXAMPLES: Final[tuple[EventData, ...]] = (
             "pressure": "normal",
         },
     ),
+    ev.GuardStageChanged(
+        from_="normal",
+        to="backpressure",
+        reasons=["queue_wait"],
+        readings={"queue_wait": 17.2},
+        at_us=1_773_480_413_589_793,
+    ),
+    ev.GuardBackpressureOn(reasons=["queue_wait"]),
+    ev.GuardBackpressureOff(refused=41),
+    ev.GuardModelShed(priority=-1, bytes=4_610_000_000, primary="qwen3-32b"),
+    ev.GuardContextCeilingChanged(from_=131_072, to=64_000, reason="safe_mode_thermal", at_us=1_773_480_413_589_793),
+    ev.GuardRestartRequested(reason="no_progress", silent_s=31.5),
+    ev.SensorThermalThrottled(
+        reason="gpu_clock", gpu_drop=0.21, gpu_mhz=1_093.0, baseline_mhz=1_384.0, gpu_busy=0.98, level="moderate"
+    ),
+    ev.SensorThermalRecovered(cool_s=60.0, gpu_mhz=1_380.0, level="nominal"),
+    ev.SensorSlept(from_time="2026-03-14T22:10:02.118420Z"),
+    ev.SensorWoke(slept_s=30_512.4),
+    ev.SensorPowerModeChanged(low_power=True),
+    ev.SloEvaluated(
+        objective="ttft", good=9_930, total=10_000, shed=12, budget_remaining=0.86, burn={"1h": 0.4, "5m": 0.0}
+    ),
+    ev.SloBurnAlerted(
+        objective="ttft",
+        severity="page",
+        long="1h",
+        short="5m",
+        factor=14.4,
+        long_burn=16.1,
+        short_burn=22.0,
+        budget_remaining=0.71,
+        exhausts_in_s=114_000.0,
+    ),
+    ev.SloBurnCleared(objective="ttft", severity="page", long="1h", short="5m", factor=14.4, lasted_s=1_380.0),
+    ev.SloBudgetExhausted(objective="ttft", target=0.95, good=9_420, total=10_000),
+    ev.DrillStarted(kind="thermal", for_s=60.0, arguments={"gpu_drop": 0.21}),
+    ev.DrillFinished(kind="thermal", reason="time", ms=60_004.2),
     ev.SensorSampled(
         sensor="macos",
         used_bytes=14_205_000_000,

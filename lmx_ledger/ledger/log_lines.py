@@ -8,6 +8,8 @@ from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.core.units import show_bytes, show_duration
 
+SIGNALS: Final = ("queue_wait", "memory_full", "swap", "thermal", "gpu", "burn", "stalled")
+"""What the guard's stages go by, beside the threshold of memory."""
 _LONGEST_VALUE: Final = 160
 _GUARD: Final = ("guard.", "sensor.", "breaker.", "drill.")
 _CORE_TOO: Final = ("guard.threshold_",)
@@ -61,10 +63,30 @@ TEMPLATES: Final[dict[str, str]] = {
     "kv.corrupt": "KV of {model} is damaged and not used: {bytes:bytes} ({reason}; files: {files}).",
     "guard.threshold_breached": "VRAM threshold ({page_at:percent}) breached.",
     "guard.threshold_cleared": "VRAM threshold ({page_at:percent}) cleared, {fraction:percent} are used.",
+    "guard.stage_changed": "Stage {from} -> {to} ({reasons}).",
+    "guard.backpressure_on": "Backpressure: new sessions are refused ({reasons}).",
+    "guard.backpressure_off": "Backpressure is over, {refused} requests were refused.",
+    "guard.model_shed": "Shedding {model} ({bytes:bytes}, priority {priority}), so that {primary} keeps its memory.",
+    "guard.context_ceiling_changed": "Applying safe mode: max_context_tokens={to}",
+    "guard.restart_requested": "The worker of {model} is to be replaced ({reason}).",
     "sensor.sampled": "Memory ({sensor}): {available_bytes:bytes} of {total_bytes:bytes} available.",
     "sensor.unavailable": "Sensor {sensor} cannot be read: {error}",
     "sensor.swap_thrash": "The machine swaps: {bytes_per_s:bytes}/s for {window_s:s}.",
     "sensor.swap_recovered": "The machine swaps no longer ({bytes_per_s:bytes}/s).",
+    "sensor.thermal_throttled": "Thermal throttle detected (GPU freq drop {gpu_drop:percent}).",
+    "sensor.thermal_recovered": "Thermal throttle is over, for {cool_s:s}.",
+    "sensor.slept": "The machine slept from {from_time} on.",
+    "sensor.woke": "The machine woke behind {slept_s:s} of sleep.",
+    "sensor.power_mode_changed": "Low Power Mode: {low_power}.",
+    "slo.evaluated": "Objective {objective}: {good} of {total} good, budget left {budget_remaining:percent}.",
+    "slo.burn_alerted": (
+        "Objective {objective} burns its budget: {long_burn:.3g}x over {long}, {short_burn:.3g}x over {short} "
+        "({severity})."
+    ),
+    "slo.burn_cleared": "Objective {objective} burns less than {factor:.3g}x over {long} again, after {lasted_s:s}.",
+    "slo.budget_exhausted": "Objective {objective} has no budget left: {good} of {total} were good.",
+    "drill.started": "Drill: {kind} for {for_s:s} {arguments}. What follows is a rehearsal.",
+    "drill.finished": "Drill: {kind} is over ({reason}).",
     "breaker.opened": "Breaker of {name} opened for {for_s:s} after {failures} failures: {reason}",
     "breaker.half_opened": "Breaker of {name} half-open: one try.",
     "breaker.closed": "Breaker of {name} closed.",
@@ -83,8 +105,15 @@ NAMED: Final[dict[tuple[str, str], str]] = {
     ("guard.threshold_cleared", "memory_limit"): (
         "Memory limit raised from {from_bytes:bytes} to {to_bytes:bytes} ({reason})."
     ),
+    ("guard.context_ceiling_changed", "recovered"): "Safe mode is over: max_context_tokens={to}",
+    ("sensor.thermal_throttled", "level"): "Thermal throttle detected (thermal pressure: {level}).",
+    **{
+        ("guard.threshold_breached", signal): f"Threshold of {signal} reached: {{value:.3g}} of {{threshold:.3g}}."
+        for signal in SIGNALS
+    },
+    **{("guard.threshold_cleared", signal): f"Threshold of {signal} cleared: {{value:.3g}}." for signal in SIGNALS},
 }
-"""What an event of that type says instead where its `name` is that one."""
+"""What an event of that type says instead where its `name`, or without one its `reason`, is that one."""
 
 
 def render(recorded: Recorded, *, with_time: bool = False) -> str:
@@ -92,9 +121,10 @@ def render(recorded: Recorded, *, with_time: bool = False) -> str:
 
     What clients wrote can be in an event: no control character, line end or change of writing direction gets through.
     """
-    guard = recorded.type.startswith(_GUARD) and not recorded.type.startswith(_CORE_TOO)
-    component = "LMX-Guard" if guard else "LMX-Core"
-    template = NAMED.get((recorded.type, str(recorded.data.get("name")))) or TEMPLATES.get(recorded.type)
+    name = str(recorded.data.get("name") or recorded.data.get("reason"))
+    core = recorded.type.startswith(_CORE_TOO) and name not in SIGNALS
+    component = "LMX-Guard" if recorded.type.startswith(_GUARD) and not core else "LMX-Core"
+    template = NAMED.get((recorded.type, name)) or TEMPLATES.get(recorded.type)
     text = _plain(recorded) if template is None else _FORMATTER.vformat(template, (), _Fields(recorded))
     line = f"[{component}] {text}"
     if recorded.severity >= Severity.ERROR:
@@ -133,6 +163,8 @@ class _Formatter(string.Formatter):
                 return show_duration(value).replace(" ", "")
             if format_spec == "percent":
                 return f"{value * 100:.4g}%"
+            if format_spec.endswith("g"):
+                return format(value, format_spec)
         if format_spec == "last" and isinstance(value, list):
             return _shown(value[-1] if value else None)
         return _shown(value)

@@ -39,13 +39,13 @@ def test_the_table_has_a_line_for_every_type_and_for_no_other() -> None:
 @pytest.mark.parametrize("kind", CATALOGUE.values(), ids=lambda kind: kind.name)
 def test_a_template_names_only_fields_that_the_event_has(kind: EventType) -> None:
     fields = {field for _, field, _, _ in string.Formatter().parse(TEMPLATES[kind.name]) if field}
-    assert fields <= set(kind.data.__struct_fields__) | set(Recorded.__struct_fields__)
+    assert fields <= set(kind.data.__struct_encode_fields__) | set(Recorded.__struct_fields__)
 
 
 @pytest.mark.parametrize("kind", CATALOGUE.values(), ids=lambda kind: kind.name)
 @pytest.mark.parametrize("value", [None, 1, 2.5, "text", [], ["a"], {}, {"k": "v"}, True])
 def test_a_line_can_be_made_whatever_the_values_are(kind: EventType, value: object) -> None:
-    line = render(recorded(kind.name, dict.fromkeys(kind.data.__struct_fields__, value)))
+    line = render(recorded(kind.name, dict.fromkeys(kind.data.__struct_encode_fields__, value)))
     assert line.startswith(("[LMX-Core] ", "[LMX-Guard] "))
     assert "{" not in line
 
