@@ -214,6 +214,30 @@ class SensorsSection(_Section):
     )
 
 
+class GuardSection(_Section):
+    """Trouble is met in stages: backpressure, shedding, restart; and in safe mode the context ceiling is lower."""
+
+    enabled: bool = Field(True, description="Whether the guard acts. Without it nothing is refused or shed by it.")
+    queue_wait: Seconds = Field(
+        15.0, description="Backpressure: where a new session would wait longer than this for its turn."
+    )
+    memory_at: float = Field(
+        0.95, gt=0, le=1, description="Backpressure, then shedding: this share of memory is taken and somebody waits."
+    )
+    gpu_at: float = Field(0.98, gt=0, le=1, description="Backpressure: the GPU is so busy, and somebody waits.")
+    gpu_for: Seconds = Field(60.0, description="... for so long.")
+    dwell: Seconds = Field(5.0, description="No stage is left before this, however good the readings are.")
+    exit_after: Seconds = Field(10.0, description="A stage is left when its trouble has been over for so long.")
+    shed_after: Seconds = Field(
+        30.0, description="Backpressure that did not help for so long: models of low priority leave memory."
+    )
+    restart_after: Seconds = Field(
+        120.0, description="Shedding that did not help for so long: workers are replaced, their sessions kept."
+    )
+    restart_every: Seconds = Field(600.0, description="... and not again before so long.")
+    safe_dwell: Seconds = Field(10.0, description="Safe mode lasts at least so long.")
+
+
 class DrillsSection(_Section):
     """Rehearsals: readings and faults that are made up, and labelled as such in the ledger."""
 
@@ -245,6 +269,7 @@ class Config(_Section):
     engine: EngineSection = EngineSection()
     queue: QueueSection = QueueSection()
     sensors: SensorsSection = SensorsSection()
+    guard: GuardSection = GuardSection()
     drills: DrillsSection = DrillsSection()
     models: list[ModelSection] = Field([], description="Models to serve; none: the embedded demo model.")
 

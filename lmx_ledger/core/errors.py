@@ -92,6 +92,12 @@ class QueueFull(LmxError):
     status, code, kind = 429, "queue_full", "rate_limit_error"
 
 
+class Backpressure(LmxError):
+    """New sessions are refused, so that what is in flight and known goes on; retry after the time given."""
+
+    status, code, kind = 429, "backpressure", "rate_limit_error"
+
+
 class Draining(LmxError):
     """No new work is admitted; what is in flight goes on."""
 

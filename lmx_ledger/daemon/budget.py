@@ -67,6 +67,11 @@ class Budget:
         waiting = None if first is None else {"model": first.model.id, "for": first.reason}
         return {**self._accounts.public(), "waiting": waiting}
 
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for memory that cannot be had just now."""
+        return self._first is not None
+
     def ceiling(self, model: ServedModel, most: int) -> int:
         """See `Accounts.ceiling`."""
         return self._accounts.ceiling(model, most)

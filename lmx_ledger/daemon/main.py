@@ -24,6 +24,8 @@ from lmx_ledger.daemon import runfile
 from lmx_ledger.daemon.accounts import Accounts
 from lmx_ledger.daemon.banner import banner
 from lmx_ledger.daemon.budget import Budget
+from lmx_ledger.daemon.figures import Figures
+from lmx_ledger.daemon.guarding import Guard
 from lmx_ledger.daemon.on_request import OnRequest
 from lmx_ledger.daemon.paging import Pager
 from lmx_ledger.daemon.projector import Projector
@@ -201,10 +203,12 @@ class Daemon:
         keepers = [ModelKeeper(m, serving, ledger, self.config, budget=budget, standby=standby) for m in models]
         self._supervisor = Supervisor(keepers, standby)
         watch = accounts.guard = self._memory_watch(accounts, budget, ledger)
+        figures = Figures(table, accounts, budget, watch)
         await self._remember_sessions(serving, reader)
         await self._remember_pins(table, reader)
         residency = Residency(serving, self._supervisor, ledger, self.settings, budget, accounts, pager)
         serving.shelf = OnRequest(serving, residency, self.settings)
+        guard = serving.gate = Guard(table, ledger, self.settings, figures, residency)
         context = Context(
             serving=serving,
             ledger=ledger,
@@ -214,6 +218,7 @@ class Daemon:
             paging=pager,
             residency=residency,
             memory=budget,
+            guard=guard,
             boot=self._boot,
             started_s=utc_us() // 1_000_000,
         )
@@ -226,6 +231,7 @@ class Daemon:
         verifying = asyncio.create_task(Verifier(ledger, warn).run())
         budgeting = asyncio.create_task(_kept_up(budget.run))
         watching = asyncio.create_task(_kept_up(watch.run))
+        guarding = asyncio.create_task(_kept_up(guard.run))
         unloading = asyncio.create_task(_kept_up(partial(_unload_unused, residency)))
         file = self._write_run_file()
         try:
@@ -238,8 +244,9 @@ class Daemon:
             rereading.cancel()
             keeping.cancel()
             verifying.cancel()
-            for task in (budgeting, watching, unloading):
+            for task in (budgeting, watching, guarding, unloading):
                 task.cancel()
+            await guard.stop()
             await pager.stop()
             await self._supervisor.stop()
             shared.close()

@@ -21,6 +21,7 @@ from lmx_ledger.store.folder import ModelFolderError
 
 ASKED: Final = "asked"
 _TTL: Final = "ttl"
+_SHED: Final = "shed"
 _RETRY_S: Final = 10
 
 
@@ -82,6 +83,20 @@ class Residency:
         """
         async with self._lock(model):
             await self._unload(model, cause, ASKED)
+
+    async def shed(self, model: ServedModel, cause: ev.Cause) -> None:
+        """End its worker, because the guard wants its memory for others.
+
+        Raises:
+            Conflict: it is pinned, or has work in flight.
+        """
+        async with self._lock(model):
+            await self._unload(model, cause, _SHED)
+
+    async def recycle(self, model: ServedModel, cause: ev.Cause) -> None:
+        """Replace its worker: what it keeps is written, its streams go on with the next one."""
+        async with self._lock(model):
+            await self._supervisor.recycle(model, cause)
 
     async def reload(self, model: ServedModel, cause: ev.Cause) -> None:
         """Read its files anew; where they cannot be served any more, it stays as it is.

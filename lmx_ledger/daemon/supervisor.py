@@ -62,6 +62,7 @@ class ModelKeeper:
         self._why = ""
         # A model that has been served once is tried for as long as the daemon lives.
         self._has_served = False
+        self._recycled: ev.Cause = None
 
     async def run(self, cause: ev.Cause) -> None:
         """Load, and load again after each death, until cancelled. A folder that cannot be served is not tried again."""
@@ -83,7 +84,8 @@ class ModelKeeper:
             # The worker may have died before it was loaded; either way its exit is recorded by now.
             self._restarts += 1
             reason, cause = "restart", self.model.exit_ticket
-            await self._pause()
+            if worker is None or not worker.recycled:
+                await self._pause()
 
     async def _prove(self, worker: Worker) -> None:
         """Until the worker has given a token, has lived for a while, or is dead."""
@@ -97,6 +99,12 @@ class ModelKeeper:
             if self._breaker.state is State.HALF_OPEN:
                 self._emit(ev.BreakerClosed(name="engine"), self.model.loaded_seq)
             self._breaker = self._breaker.succeeded()
+
+    async def recycle(self, cause: ev.Cause) -> None:
+        """Replace the worker: it writes what it keeps, ends, and its streams go on with the next one."""
+        if (worker := self.model.worker) is not None and worker.alive:
+            self._recycled = cause
+            await worker.recycle()
 
     async def stop(self, reason: str = STOPPED, cause: ev.Cause = None) -> None:
         """End the worker; the model is unloaded."""
@@ -132,7 +140,7 @@ class ModelKeeper:
                 worker = await Worker.start(engine.blas, self._on_exit)
                 started_ms = worker.age_ms
             worker.on_exit, worker.hang_timeout_s = self._on_exit, engine.hang_timeout
-            worker.on_saved = self._kept.saved
+            worker.on_saved, worker.on_hung = self._kept.saved, self._on_hung
             self._note_start(worker, started_ms, cause)
             loaded = await worker.load(
                 str(text.folder),
@@ -259,6 +267,11 @@ class ModelKeeper:
         self.model.refuse_waiting(10)
         self._budget.look()
 
+    async def _on_hung(self, silent_s: float) -> None:
+        """Its worker is about to be killed for giving nothing while it has work."""
+        wanted = ev.GuardRestartRequested(reason="no_progress", silent_s=round(silent_s, 3))
+        self._recycled = await self._commit(wanted, None)
+
     def _on_exit(self, worker: Worker, died: Exit) -> None:
         """Called once per worker, before its streams learn of its end."""
         self._why = describe(died)
@@ -275,12 +288,15 @@ class ModelKeeper:
         )
         severity = ev.Severity.INFO if died.expected else None
         self.model.exit_ticket = self._ledger.emit(
-            ev.Event(data=data, stream=f"model:{self.model.id}", model=self.model.id, severity=severity)
+            ev.Event(
+                data=data, stream=f"model:{self.model.id}", model=self.model.id, severity=severity, cause=self._recycled
+            )
         )
+        self._recycled = None
         self._budget.exited(self.model, died)
         if self.model.worker is worker:
             self.model.worker = None
-            if not died.expected:
+            if not died.expected or worker.recycled:
                 self.model.state = ModelState.LOADING
 
     async def _pause(self) -> None:
@@ -346,6 +362,11 @@ class Supervisor:
         for keeper in [keeper for keeper in self._keepers if keeper.model is model]:
             await self._cancel([self._tasks.pop(keeper)] if keeper in self._tasks else [])
             await keeper.stop(reason, cause)
+
+    async def recycle(self, model: ServedModel, cause: ev.Cause) -> None:
+        """Replace its worker, if it has one, until that has ended; its keeper loads the next one at once."""
+        for keeper in [keeper for keeper in self._keepers if keeper.model is model]:
+            await keeper.recycle(cause)
 
     def _run(self, keeper: ModelKeeper, cause: ev.Cause) -> None:
         task = asyncio.create_task(keeper.run(cause))

@@ -99,12 +99,28 @@ class MemoryWatch:
         self._available = True
         self._sampled_us: int | None = None
         self._thrashed: ev.Cause = None
+        self._breach: ev.Cause = None
         self._lowered: ev.Cause = None
 
     @property
     def limit_bytes(self) -> int:
         """The limit in force."""
         return self._state.limit_bytes(self._account.configured_bytes)
+
+    @property
+    def thrashing(self) -> bool:
+        """Whether the machine swaps without end."""
+        return self._state.thrashing
+
+    @property
+    def thrashed(self) -> ev.Cause:
+        """The event that said so."""
+        return self._thrashed
+
+    @property
+    def breach(self) -> ev.Cause:
+        """The event of the breach that goes on."""
+        return self._breach
 
     @property
     def breached(self) -> bool:
@@ -149,6 +165,7 @@ class MemoryWatch:
         for decision in judge(self._state, observed, self._policy):
             seq = await self._ledger.commit(self._event(decision))
             self._state = evolve(self._state, decision, self._policy)
+            self._breach = seq
             return seq
         return None
 
@@ -185,8 +202,10 @@ class MemoryWatch:
                 self._lowered = seq
                 self._follower.on_limit(decision.to_bytes, seq)
             case Breached():
+                self._breach = seq
                 self._follower.on_breach(seq)
             case Cleared():
+                self._breach = None
                 self._follower.on_cleared(seq)
             case SwapThrash():
                 self._thrashed = seq

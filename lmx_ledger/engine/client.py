@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.engine import protocol as wire
@@ -44,6 +44,10 @@ class Worker:
         self._heard_ns = started_ns
         self._longest_silence_s = 0.0
         self._hung = False
+        self.recycled = False
+        """Whether it was told to end so that another one takes its place."""
+        self.on_hung: Callable[[float], Awaitable[None]] | None = None
+        """Told, before it is killed for that, for how long it has given nothing."""
         self.exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._recorder = recorder
         self._streams: dict[int, EngineStream] = {}
@@ -297,6 +301,11 @@ class Worker:
                 self.process.kill()
         return await asyncio.shield(self.exited)
 
+    async def recycle(self) -> Exit:
+        """As `stop`; but its streams fail as those of a worker that died, and go on with the next one."""
+        self.recycled = True
+        return await self.stop()
+
     async def kill(self) -> Exit:
         """End it at once."""
         if self.process.returncode is None:
@@ -351,9 +360,11 @@ class Worker:
                     answer.set_result(report)
 
     def _on_step(self, step: wire.Step) -> None:
-        now = mono_ns()
-        self._longest_silence_s = max(self._longest_silence_s, (now - self._heard_ns) / 1e9)
-        self._heard_ns = now
+        if step.tokens or step.prefill:
+            # Only that is progress: a worker that spins says much, too.
+            now = mono_ns()
+            self._longest_silence_s = max(self._longest_silence_s, (now - self._heard_ns) / 1e9)
+            self._heard_ns = now
         self.active_bytes, self.peak_bytes = step.active_bytes, max(step.peak_bytes, step.active_bytes)
         self.process_bytes, self.kept_bytes = step.process_bytes, step.kept_bytes
         if self.on_memory is not None:
@@ -375,7 +386,11 @@ class Worker:
             silent_s = elapsed_ms(self._heard_ns) / 1e3
             if self._streams and silent_s > max(self.hang_timeout_s, 10 * self._longest_silence_s):
                 self._hung = True
-                self.process.kill()
+                try:
+                    if self.on_hung is not None:
+                        await self.on_hung(silent_s)
+                finally:
+                    self.process.kill()
                 return
 
     async def _watch_exit(self) -> None:
@@ -398,12 +413,14 @@ class Worker:
         if self.on_exit is not None:
             self.on_exit(self, died)
         stopped, said = EngineError("the worker was stopped"), describe(died)
+        to_be_replaced = self.recycled or not died.expected
         for stream in self._streams.values():
-            stream.fail(stopped if died.expected else WorkerDied(said, suspect=stream.number in busy_with))
+            suspect = stream.number in busy_with and not self.recycled
+            stream.fail(WorkerDied(said, suspect=suspect) if to_be_replaced else stopped)
         self._streams.clear()
         for waiting in (self._hello, self._load, *self._calls.values()):
             if waiting is not None and not waiting.done():
-                waiting.set_exception(stopped if died.expected else WorkerDied(said))
+                waiting.set_exception(WorkerDied(said) if to_be_replaced else stopped)
                 # Marked as seen: nobody need be waiting for it at the time.
                 waiting.exception()
         self._calls.clear()

@@ -27,7 +27,7 @@ _TEND_S: Final = 5.0
 _FIRST_BACKOFF_S: Final = 0.02
 _LONGEST_BACKOFF_S: Final = 1.0
 
-_Item = tuple[Place, ev.Event, int]
+_Item = tuple[Place, ev.Event, int, int | None]
 _Marker = Future[bool]
 
 
@@ -46,6 +46,8 @@ class Ledger:
         self._capacity = capacity
         self._last_seq = file.head_seq
         self._trouble = Trouble(notice)
+        self.drill: int | None = None
+        """While it is set, what is emitted has it in its data, as `drill`: the event that began a rehearsal."""
         self._queue: queue.SimpleQueue[_Item | _Marker | None] = queue.SimpleQueue()
         self._in_hand = 0
         self._lock = threading.Lock()
@@ -179,7 +181,7 @@ class Ledger:
         elif self._queue.qsize() >= self._capacity:
             self._lose([place], f"{self._capacity} events were waiting")
         else:
-            self._queue.put((place, event, utc_us()))
+            self._queue.put((place, event, utc_us(), self.drill))
         return place
 
     def _lose(self, places: Iterable[Place], reason: str) -> None:
@@ -214,7 +216,7 @@ class Ledger:
             self._in_hand = len(group)
             if not self._write(self._drafts(group)):
                 self._gave_up = True
-                self._lose([place for place, _, _ in group if place.seq is None and not place.lost], self._reason)
+                self._lose([place for place, _, _, _ in group if place.seq is None and not place.lost], self._reason)
                 break
             self._in_hand = 0
             group = self._confession()
@@ -250,9 +252,9 @@ class Ledger:
 
     def _drafts(self, group: list[_Item]) -> list[Draft]:
         drafts = []
-        for place, event, time_us in group:
+        for place, event, time_us, drill in group:
             try:
-                drafts.append(draft(place, event, time_us))
+                drafts.append(draft(place, event, time_us, drill))
             except Unwritable as error:
                 self._lose([place], str(error))
         return drafts
@@ -309,7 +311,7 @@ class Ledger:
         if not late and not lost:
             return []
         data = ev.LedgerDropped(late=late, lost=lost, reason=reason or "the disk was slower than the caller would wait")
-        return [(Place(), ev.Event(data=data, stream="ledger"), utc_us())]
+        return [(Place(), ev.Event(data=data, stream="ledger"), utc_us(), None)]
 
     def _forsake_queue(self, markers: list[_Marker]) -> None:
         """After the last write: whoever still waits is told that it will not happen."""

@@ -71,6 +71,13 @@ class Memory(Protocol):
         """The form of `/lmx/memory`."""
 
 
+class Guard(Protocol):
+    """The stages in which trouble is met."""
+
+    def public(self) -> dict[str, Any]:
+        """The form of `/lmx/guard`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """Handed to each blueprint."""
@@ -83,6 +90,7 @@ class Context:
     paging: Paging
     residency: Residency
     memory: Memory
+    guard: Guard
     boot: str
     started_s: int
 

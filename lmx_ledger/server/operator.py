@@ -47,6 +47,10 @@ def blueprint(context: Context) -> Blueprint:
     async def models() -> Response:
         return json_of({"models": [model.public() for model in context.serving.models.all()]})
 
+    @face.get("/lmx/guard")
+    async def guard() -> Response:
+        return json_of(context.guard.public())
+
     @face.get("/lmx/events")
     async def events() -> Response:
         wanted = read_filter(request.args)
@@ -98,16 +102,16 @@ def _unavailable(error: LedgerError) -> LedgerUnavailable:
 
 def _status(context: Context) -> dict[str, Any]:
     serving, daemon = context.serving, context.daemon
-    memory = context.memory.public()
+    memory, guard = context.memory.public(), context.guard.public()
     return {
         "version": __version__,
         "boot": context.boot,
         "profile": "desktop",
         "port": context.config.server.port,
         "state": daemon.state,
-        "stage": "normal",
-        "safe_mode": False,
-        "max_context_tokens": context.config.context.max_tokens,
+        "stage": guard["stage"],
+        "safe_mode": guard["safe_mode"],
+        "max_context_tokens": guard["max_context_tokens"],
         "uptime_s": round(daemon.uptime_s, 3),
         "in_flight": serving.in_flight,
         "queued": serving.queued,

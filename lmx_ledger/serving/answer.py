@@ -372,7 +372,7 @@ class Answer:
     def _finish(self) -> None:
         wall_ms = elapsed_ms(self._received_ns)
         self._release()
-        self.model.queue.finished(elapsed_ms(self._received_ns, self._left_ns) / 1e3)
+        self.model.queue.finished(elapsed_ms(self._admitted_ns, self._left_ns) / 1e3)
         self._record(
             ev.RequestFinished(
                 status=200,

@@ -55,6 +55,8 @@ class ServedModel:
         self.ttl_s = ttl_s
         self.state = ModelState.UNLOADED
         self.failure: str | None = None
+        self.shed = False
+        """Whether the guard has put it out of memory: nobody has it loaded until that is over."""
         self.no_room: LmxError | None = None
         """Why it was not loaded, where that was for lack of memory."""
         self.text: TextModel | None = None

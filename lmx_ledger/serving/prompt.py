@@ -14,6 +14,11 @@ from lmx_ledger.session.explain import common_length
 from lmx_ledger.session.table import Beginning, beginning
 
 _INLINE_CHARS = 16_384
+_WHY = {
+    "memory": " with the memory that there is",
+    "safe_mode_thermal": " while heat slows this machine",
+    "safe_mode_swap": " while this machine swaps",
+}
 
 
 class Prepared(NamedTuple):
@@ -59,10 +64,15 @@ def shape_of(prompt: Chat | Texts) -> Shape:
 
 
 class Ceiling(NamedTuple):
-    """Fewer tokens than so many may be asked for; `reason` is `model_limit` or `memory`."""
+    """Fewer tokens than so many may be asked for.
+
+    `reason` is `model_limit`, `memory`, `safe_mode_thermal` or `safe_mode_swap`, `seq` the event that made it so, if
+    one did.
+    """
 
     tokens: int
     reason: str
+    seq: int | None = None
 
 
 async def prepare(request: GenerationRequest, model: ServedModel, text: TextModel, ceiling: Ceiling) -> Prepared:
@@ -91,7 +101,7 @@ async def prepare(request: GenerationRequest, model: ServedModel, text: TextMode
     longest = max(map(len, prompts))
     if longest >= ceiling.tokens:
         reduce_by = longest - ceiling.tokens + 1
-        why = " with the memory that there is" if ceiling.reason == "memory" else ""
+        why = _WHY.get(ceiling.reason, "")
         raise ContextLengthExceeded(
             f"the prompt has {longest} tokens and {model.id} takes fewer than {ceiling.tokens}{why}; "
             f"shorten it by {reduce_by}",
@@ -102,7 +112,7 @@ async def prepare(request: GenerationRequest, model: ServedModel, text: TextMode
                 "reduce_by": reduce_by,
                 "reason": ceiling.reason,
             },
-            cause_seq=model.loaded_seq,
+            cause_seq=ceiling.seq or model.loaded_seq,
         )
     room = ceiling.tokens - longest
     return Prepared(

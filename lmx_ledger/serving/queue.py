@@ -32,6 +32,7 @@ class Place:
         self.cause: Cause = None
         self.park: Callable[[], None] | None = None
         self.since_s = time.monotonic()
+        self.admitted_s: float | None = None
         self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue = queue
 
@@ -71,7 +72,7 @@ class AdmissionQueue:
         self.room_for: Callable[[Place], bool] = lambda _: True
         """Whether there is memory for one more; if so it is reserved."""
         self.on_left: Callable[[Place], None] = lambda _: None
-        self._mean_wall_s = 1.0
+        self._mean_s = 1.0
 
     @property
     def running(self) -> int:
@@ -169,14 +170,32 @@ class AdmissionQueue:
         while self._waiting:
             self._waiting.pop(0).refuse(error)
 
-    def finished(self, wall_s: float) -> None:
-        """Learn how long a request takes, for `retry_after_s` (exponential mean over about ten)."""
-        self._mean_wall_s += 0.1 * (wall_s - self._mean_wall_s)
+    def finished(self, served_s: float) -> None:
+        """Learn how long a request is in the engine, for `wait_s` (exponential mean over about five)."""
+        self._mean_s += 0.2 * (served_s - self._mean_s)
+
+    def expect(self, served_s: float) -> None:
+        """So long requests took in an earlier run."""
+        self._mean_s = served_s
+
+    def wait_s(self) -> float:
+        """About how long somebody who comes now will wait; 0 where there is a place.
+
+        By Little's law: those before it, itself included, one lane's time each. Those who run now may take longer than
+        any before; how old they are already says so.
+        """
+        if not self._waiting and self.running < self._max_running:
+            return 0.0
+        now_s = time.monotonic()
+        ages = [now_s - place.admitted_s for place in self._admitted if place.admitted_s is not None]
+        served_s = max(self._mean_s, sum(ages) / len(ages) if ages else 0.0)
+        # Whoever waits beside free places waits for memory: there are only as many lanes as are running.
+        lanes = max(len(self._admitted), 1) if self._waiting else self._max_running
+        return (self.waiting + 1) / lanes * served_s
 
     def retry_after_s(self) -> int:
         """Seconds until somebody who comes now should find a place, between 1 and 60."""
-        rounds = (self.waiting + 1) / self._max_running
-        return max(1, min(60, math.ceil(rounds * self._mean_wall_s)))
+        return max(1, min(60, math.ceil(self.wait_s())))
 
     def pump(self) -> None:
         """Admit whoever can be."""
@@ -192,4 +211,5 @@ class AdmissionQueue:
 
     def _admit(self, place: Place) -> None:
         self._admitted[place] = None
+        place.admitted_s = time.monotonic()
         place.admitted.set_result(None)

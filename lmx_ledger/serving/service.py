@@ -1,7 +1,7 @@
 """Where every API face brings its requests: validation against the model, admission, what is in flight."""
 
 import asyncio
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -12,7 +12,7 @@ from lmx_ledger.core.settings import Settings
 from lmx_ledger.engine.protocol import growth_of_room
 from lmx_ledger.serving.answer import Accepted, Answer, Recorder
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
-from lmx_ledger.serving.prompt import Ceiling, prepare, shape_of
+from lmx_ledger.serving.prompt import Ceiling, Prepared, prepare, shape_of
 from lmx_ledger.serving.queue import Extent, Place
 from lmx_ledger.serving.rates import Rates
 from lmx_ledger.serving.request import GenerationRequest, drawn_by
@@ -52,6 +52,27 @@ class Memory(Protocol):
         """One of a request's streams has `left` tokens before its cache of `room` is full: its room from then on."""
 
 
+class SafeMode(NamedTuple):
+    """A lower ceiling for all, in tokens; why, and by which event."""
+
+    tokens: int
+    reason: str
+    seq: int | None
+
+
+class Gate(Protocol):
+    """Who keeps new work out while there is trouble."""
+
+    safe_mode: SafeMode | None
+
+    async def admit(self, model: ServedModel, *, known: bool) -> None:
+        """A request is about to join the line; `known`: its conversation has KV kept, or a request in flight.
+
+        Raises:
+            Backpressure: not now.
+        """
+
+
 class Serving:
     """All models behind one door. `begin` refuses before any work is spent; the rest is the answer's."""
 
@@ -59,6 +80,7 @@ class Serving:
         self.models = models
         self.shelf: Shelf | None = None
         self.memory: Memory | None = None
+        self.gate: Gate | None = None
         self.draining: ev.Ticket | None = None
         self._ledger = ledger
         self._settings = settings
@@ -90,7 +112,7 @@ class Serving:
         received_ns = mono_ns()
         model = await self._named(request.model)
         received = self._emit(request, model, _received(request))
-        if self.shelf is not None and self.draining is None:
+        if self.shelf is not None and self.draining is None and not model.shed:
             self.shelf.load(model, received)
         try:
             text = await self._servable(model)
@@ -98,6 +120,7 @@ class Serving:
             self._check_against(request, model, text)
             prepared = await prepare(request, model, text, self._ceiling(model))
             self._refuse_if_draining()
+            await self._pass_the_gate(request, model, prepared)
         except asyncio.CancelledError:
             gone = ev.RequestCancelled(
                 phase="queue",
@@ -127,7 +150,17 @@ class Serving:
     def _ceiling(self, model: ServedModel) -> Ceiling:
         tokens = min(model.context, self._settings.now.context.max_tokens)
         fitting = self.memory.ceiling(model, tokens) if self.memory is not None else tokens
+        safe = self.gate.safe_mode if self.gate is not None else None
+        if safe is not None and safe.tokens < fitting:
+            return Ceiling(safe.tokens, safe.reason, safe.seq)
         return Ceiling(fitting, "memory" if fitting < tokens else "model_limit")
+
+    async def _pass_the_gate(self, request: GenerationRequest, model: ServedModel, prepared: Prepared) -> None:
+        if self.gate is not None:
+            known = self.sessions.knows(request.session, model.id, prepared.prompts[0], prepared.what)
+            await self.gate.admit(model, known=known)
+            # It may have been waited for an event's commit.
+            self._refuse_if_draining()
 
     def _grow(self, model: ServedModel, place: Place, room: int, left: int) -> int:
         return self.memory.grow(model, place, room, left) if self.memory is not None else room + growth_of_room(room)

@@ -209,6 +209,11 @@ class SessionTable:
         self._bound()
         return turn
 
+    def knows(self, name: str | None, model: str, prompt: Sequence[int], what: Beginning) -> bool:
+        """Whether a request goes on with a conversation of which KV is kept, or that has one in flight."""
+        session = self._sessions.get((name, model)) if name is not None else self._matching(model, prompt, what)
+        return session is not None and (bool(session.in_flight) or any(head.kept for head in session.heads))
+
     def add(self, session: Session, head: Head, names: Sequence[str], label: str, kept: KeptTurn) -> None:
         """A new state of a conversation; of one that it goes on from, only the longer one is remembered."""
         assert head.ids is not None  # noqa: S101 - it comes from a turn
