@@ -269,6 +269,10 @@ class Worker:
         """Sent at once, ahead of whatever is sent next. Gives a `RoomSet`, or raises `WorkerDied`; see the protocol."""
         return self._ask(lambda call: wire.SetRoom(call=call, bytes=size, kept=kept))
 
+    def slow_disk(self, bytes_per_s: int) -> None:
+        """For a rehearsal: see `protocol.SlowDisk`."""
+        self._send(wire.SlowDisk(bytes_per_s=bytes_per_s))
+
     async def _paged(self, command: Callable[[int], wire.Command]) -> wire.Paged:
         answer = await self._call(command)
         assert isinstance(answer, wire.Paged)  # noqa: S101 - the protocol's promise

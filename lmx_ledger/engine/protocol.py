@@ -137,11 +137,19 @@ class SetRoom(msgspec.Struct, frozen=True, tag="set_room"):
     kept: int
 
 
+class SlowDisk(msgspec.Struct, frozen=True, tag="slow_disk"):
+    """For rehearsals: KV and weights are read, and KV is written, as if no more than that were possible; 0: no more so."""
+
+    bytes_per_s: int
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Leave at once, with exit status 0."""
 
 
-Command: TypeAlias = Load | Insert | Cancel | ParseTool | MeasureKv | EraseKv | PageOut | PageIn | SetRoom | Shutdown
+Command: TypeAlias = (
+    Load | Insert | Cancel | ParseTool | MeasureKv | EraseKv | PageOut | PageIn | SetRoom | SlowDisk | Shutdown
+)
 
 
 # --- worker -> daemon -----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from lmx_ledger.engine.kv.library import Gone, Library, Match, Saved, Wanted
 from lmx_ledger.engine.kv.segments import SegmentStore, drop
 from lmx_ledger.engine.protocol import Insert, Kept, Kv, KvOpened
 from lmx_ledger.engine.worker.forms import Assembled, Copied, Cut, Form
+from lmx_ledger.engine.worker.pace import Pace
 
 _SEGMENT_BYTES: Final = 32_000_000
 _LEFT_FREE: Final = 1_000_000_000
@@ -61,8 +62,15 @@ class _Ask(NamedTuple):
 class Keeping:
     """One model's KV, kept. `deliver` gets what the threads of it have done."""
 
-    def __init__(self, form: Form, settings: Kv, made_by: str, deliver: Callable[[Fetched | Written], None]) -> None:
-        """`made_by`: what else its numbers depend on.
+    def __init__(
+        self,
+        form: Form,
+        settings: Kv,
+        made_by: str,
+        deliver: Callable[[Fetched | Written], None],
+        pace: Pace | None = None,
+    ) -> None:
+        """`made_by`: what else its numbers depend on; `pace`: how fast the disk is to seem.
 
         Raises:
             OSError: the folder cannot be used.
@@ -88,7 +96,7 @@ class Keeping:
             borrowed=disk.borrowed,
         )
         self._library = Library(disk, root, settings.block if isinstance(form, Cut) else 0, settings.ram)
-        self._deliver = deliver
+        self._deliver, self._pace = deliver, pace or Pace()
         self._work: queue.SimpleQueue[_Ask | _Keep | None] = queue.SimpleQueue()
         self._to_save: queue.SimpleQueue[tuple[Kept, bool] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._serve, self._save)]
@@ -206,6 +214,7 @@ class Keeping:
             assembled = Assembled(0, None)
         self._library.used(match.keys)
         gone = self._library.why_lacking(ask.tokens, max(ask.known, match.tokens))
+        self._pace.spend(self._library.read_bytes - read_before)
         ms = (time.monotonic() - began) * 1e3
         read_bytes = self._library.read_bytes - read_before
         self._deliver(Fetched(ask.stream, assembled, ms, read_bytes, gone, self._library.borrowed))
@@ -235,6 +244,7 @@ class Keeping:
         began, turn, error = time.monotonic(), self._library.turn, None
         try:
             saved = self._library.save()
+            self._pace.spend(saved.bytes)
         except OSError as failure:
             saved, error = Saved(0, 0, 0, 0), str(failure)
         done = [Kept(one.label, one.tokens, one.end, one.bytes, self._library.on_disk(one.end)) for one in kept]

@@ -25,6 +25,7 @@ from lmx_ledger.engine.worker.forms import form_for
 from lmx_ledger.engine.worker.keeping import Fetched, Keeping, Written
 from lmx_ledger.engine.worker.meter import NOTHING, Meter, wire_memory
 from lmx_ledger.engine.worker.model import ResidentModel, read_model
+from lmx_ledger.engine.worker.pace import Pace
 from lmx_ledger.engine.worker.paging import Returning, page_out
 from lmx_ledger.engine.worker.process import give_back, is_allocation
 from lmx_ledger.engine.worker.rows import Group, Row, Told
@@ -61,6 +62,7 @@ class StepLoop:
         # the one behind it. Later ones do, for what is left of a step then is a sixth of it.
         self.ahead = mx.default_device().type != mx.DeviceType.cpu
         self._returning: Returning | None = None
+        self._pace = Pace()
         self._steps = self._rested = 0
 
     def run(self) -> None:
@@ -128,7 +130,9 @@ class StepLoop:
                 self._set_room(command)
             case wire.PageIn():
                 assert self._model is not None  # noqa: S101 - the daemon has been told that it is loaded
-                self._returning = Returning(self._model.weights, command)
+                self._returning = Returning(self._model.weights, command, self._pace)
+            case wire.SlowDisk():
+                self._pace.bytes_per_s = command.bytes_per_s
             case Fetched():
                 self._begin_behind(command)
             case Written():
@@ -400,7 +404,7 @@ class StepLoop:
             return None
         try:
             self._keeping = Keeping(
-                form, settings, f"mlx {importlib.metadata.version('mlx')} {self._blas}", self._inbox.put
+                form, settings, f"mlx {importlib.metadata.version('mlx')} {self._blas}", self._inbox.put, self._pace
             )
         except OSError as error:
             # It is served without.

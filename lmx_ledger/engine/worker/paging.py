@@ -3,6 +3,7 @@
 import time
 
 from lmx_ledger.engine.protocol import Paged, PageIn, PageOut
+from lmx_ledger.engine.worker.pace import Pace
 from lmx_ledger.engine.worker.weights import Moved, Weights
 
 
@@ -19,8 +20,8 @@ def page_out(weights: Weights, order: PageOut, *, has_streams: bool) -> Paged:
 class Returning:
     """A page-in that is under way, a layer at a time."""
 
-    def __init__(self, weights: Weights, order: PageIn) -> None:
-        self._weights, self._call = weights, order.call
+    def __init__(self, weights: Weights, order: PageIn, pace: Pace) -> None:
+        self._weights, self._call, self._pace = weights, order.call, pace
         self._began_s = time.monotonic()
         self._layers = self._bytes = 0
 
@@ -29,6 +30,7 @@ class Returning:
         error, size = None, 0
         try:
             size = self._weights.page_in()
+            self._pace.spend(size)
         except (OSError, RuntimeError, ValueError) as failure:
             error = f"{type(failure).__name__}: {failure}"
         self._layers, self._bytes = self._layers + bool(size), self._bytes + size
