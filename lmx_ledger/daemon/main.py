@@ -46,7 +46,7 @@ from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.memory.limit import limit_bytes
 from lmx_ledger.memory.residency import ResidencyFold
 from lmx_ledger.memory.shared import SharedAccount
-from lmx_ledger.sensor.choose import choose_memory
+from lmx_ledger.sensor.choose import Sensors, choose
 from lmx_ledger.server.app import create_app
 from lmx_ledger.server.connections import serve_http
 from lmx_ledger.server.context import Context
@@ -200,7 +200,8 @@ class Daemon:
         budget = serving.memory = Budget(accounts, table, ledger, self.settings, pager)
         keepers = [ModelKeeper(m, serving, ledger, self.config, budget=budget, standby=standby) for m in models]
         self._supervisor = Supervisor(keepers, standby)
-        watch = accounts.guard = self._memory_watch(accounts, budget, ledger)
+        sensors = choose(self.config.sensors.script)
+        watch = accounts.guard = self._memory_watch(sensors, accounts, budget, ledger)
         await self._remember_sessions(serving, reader)
         await self._remember_pins(table, reader)
         residency = Residency(serving, self._supervisor, ledger, self.settings, budget, accounts, pager)
@@ -279,14 +280,14 @@ class Daemon:
         for model in table.all():
             model.pinned = model.pinned or model.id in pinned
 
-    def _memory_watch(self, accounts: Accounts, budget: Budget, ledger: Ledger) -> MemoryWatch:
-        memory, sensors = self.config.memory, self.config.sensors
+    def _memory_watch(self, sensors: Sensors, accounts: Accounts, budget: Budget, ledger: Ledger) -> MemoryWatch:
+        memory = self.config.memory
         return MemoryWatch(
-            choose_memory(sensors.script),
+            sensors.memory,
             accounts,
             budget,
             ledger,
-            every_s=sensors.every,
+            every_s=self.config.sensors.every,
             policy=Policy(page_at=memory.page_at, page_to=memory.page_to),
         )
 
