@@ -24,6 +24,7 @@ from lmx_ledger.daemon import runfile
 from lmx_ledger.daemon.accounts import Accounts
 from lmx_ledger.daemon.banner import banner
 from lmx_ledger.daemon.budget import Budget
+from lmx_ledger.daemon.heat_watch import HeatWatch
 from lmx_ledger.daemon.on_request import OnRequest
 from lmx_ledger.daemon.paging import Pager
 from lmx_ledger.daemon.projector import Projector
@@ -202,6 +203,7 @@ class Daemon:
         self._supervisor = Supervisor(keepers, standby)
         sensors = choose(self.config.sensors.script)
         watch = accounts.guard = self._memory_watch(sensors, accounts, budget, ledger)
+        heat = HeatWatch(sensors.heat, ledger, every_s=self.config.sensors.every)
         await self._remember_sessions(serving, reader)
         await self._remember_pins(table, reader)
         residency = Residency(serving, self._supervisor, ledger, self.settings, budget, accounts, pager)
@@ -227,6 +229,7 @@ class Daemon:
         verifying = asyncio.create_task(Verifier(ledger, warn).run())
         budgeting = asyncio.create_task(_kept_up(budget.run))
         watching = asyncio.create_task(_kept_up(watch.run))
+        heat_watching = asyncio.create_task(_kept_up(heat.run))
         unloading = asyncio.create_task(_kept_up(partial(_unload_unused, residency)))
         file = self._write_run_file()
         try:
@@ -239,7 +242,7 @@ class Daemon:
             rereading.cancel()
             keeping.cancel()
             verifying.cancel()
-            for task in (budgeting, watching, unloading):
+            for task in (budgeting, watching, heat_watching, unloading):
                 task.cancel()
             await pager.stop()
             await self._supervisor.stop()
