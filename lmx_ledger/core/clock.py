@@ -1,4 +1,4 @@
-"""Wall time for people and the ledger, monotonic time for durations; nothing else reads a clock."""
+"""Wall time for people and the ledger, monotonic time for durations; nothing else reads a clock but sensor/sleep.py."""
 
 import time
 from datetime import UTC, datetime

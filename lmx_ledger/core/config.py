@@ -208,7 +208,7 @@ class QueueSection(_Section):
 class SensorsSection(_Section):
     """What the machine is asked about itself."""
 
-    every: Seconds = Field(2.0, ge=0.1, description="How often memory, swap and pressure are read.")
+    every: Seconds = Field(2.0, ge=0.1, description="How often memory, swap, heat and the power mode are read.")
     script: str | None = Field(
         None, description="For rehearsals: a file of readings (JSON lines) in place of this machine's."
     )

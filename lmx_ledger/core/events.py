@@ -733,21 +733,31 @@ class GuardRestartRequested(EventData, frozen=True, kw_only=True):
 
 @_event("sensor.sampled", Severity.DEBUG)
 class SensorSampled(EventData, frozen=True, kw_only=True):
-    """A reading of the machine's memory, once a minute and when a sensor is back; null is what it does not say.
+    """A reading of the machine, once a minute and when a sensor is back; null is what it does not say.
 
-    `swap_in_bytes` and `swap_out_bytes` count from the machine's start. `used_bytes` is what the workers use.
+    Of memory, or (`heat`) of heat, the GPU and the power mode. `swap_in_bytes` and `swap_out_bytes` count from the
+    machine's start. `used_bytes` is what the workers use. `stalled_*`: shares of the last ten seconds in which a
+    process, or every one, waited for memory.
     """
 
     sensor: str
-    used_bytes: int
-    total_bytes: int
-    available_bytes: int
-    cgroup_limit_bytes: int | None
-    cgroup_used_bytes: int | None
-    swap_used_bytes: int | None
-    swap_in_bytes: int | None
-    swap_out_bytes: int | None
-    pressure: str | None
+    used_bytes: int | None = None
+    total_bytes: int | None = None
+    available_bytes: int | None = None
+    cgroup_limit_bytes: int | None = None
+    cgroup_used_bytes: int | None = None
+    swap_used_bytes: int | None = None
+    swap_in_bytes: int | None = None
+    swap_out_bytes: int | None = None
+    pressure: str | None = None
+    stalled_some: float | None = None
+    stalled_full: float | None = None
+    level: str | None = None
+    celsius: float | None = None
+    gpu_busy: float | None = None
+    gpu_mhz: float | None = None
+    low_power: bool | None = None
+    slowed: bool | None = None
 
 
 @_event("sensor.unavailable", Severity.WARNING)
@@ -777,7 +787,8 @@ class SensorSwapRecovered(EventData, frozen=True, kw_only=True):
 @_event("sensor.thermal_throttled", Severity.WARNING, durable=True)
 class SensorThermalThrottled(EventData, frozen=True, kw_only=True):
     """Heat slows the machine. `gpu_clock`: the GPU's clock is by `gpu_drop` (a share) below `baseline_mhz`, which
-    it has at the same load when it is cool. `level`: the system says so. None is what this machine does not say.
+    it has at the same load when it is cool. `level`: the system says so. `driver`: the GPU's driver does. None is what
+    this machine does not say.
     """
 
     reason: str

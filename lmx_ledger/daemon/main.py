@@ -26,6 +26,7 @@ from lmx_ledger.daemon.banner import banner
 from lmx_ledger.daemon.budget import Budget
 from lmx_ledger.daemon.figures import Figures
 from lmx_ledger.daemon.guarding import Guard
+from lmx_ledger.daemon.heat_watch import HeatWatch
 from lmx_ledger.daemon.on_request import OnRequest
 from lmx_ledger.daemon.paging import Pager
 from lmx_ledger.daemon.projector import Projector
@@ -48,7 +49,7 @@ from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.memory.limit import limit_bytes
 from lmx_ledger.memory.residency import ResidencyFold
 from lmx_ledger.memory.shared import SharedAccount
-from lmx_ledger.sensor.choose import choose_memory
+from lmx_ledger.sensor.choose import Sensors, choose
 from lmx_ledger.server.app import create_app
 from lmx_ledger.server.connections import serve_http
 from lmx_ledger.server.context import Context
@@ -202,8 +203,10 @@ class Daemon:
         budget = serving.memory = Budget(accounts, table, ledger, self.settings, pager)
         keepers = [ModelKeeper(m, serving, ledger, self.config, budget=budget, standby=standby) for m in models]
         self._supervisor = Supervisor(keepers, standby)
-        watch = accounts.guard = self._memory_watch(accounts, budget, ledger)
-        figures = Figures(table, accounts, budget, watch)
+        sensors = choose(self.config.sensors.script)
+        watch = accounts.guard = self._memory_watch(sensors, accounts, budget, ledger)
+        heat = HeatWatch(sensors.heat, ledger, every_s=self.config.sensors.every)
+        figures = Figures(table, accounts, budget, watch, heat)
         await self._remember_sessions(serving, reader)
         await self._remember_pins(table, reader)
         residency = Residency(serving, self._supervisor, ledger, self.settings, budget, accounts, pager)
@@ -232,6 +235,7 @@ class Daemon:
         budgeting = asyncio.create_task(_kept_up(budget.run))
         watching = asyncio.create_task(_kept_up(watch.run))
         guarding = asyncio.create_task(_kept_up(guard.run))
+        heat_watching = asyncio.create_task(_kept_up(heat.run))
         unloading = asyncio.create_task(_kept_up(partial(_unload_unused, residency)))
         file = self._write_run_file()
         try:
@@ -244,7 +248,7 @@ class Daemon:
             rereading.cancel()
             keeping.cancel()
             verifying.cancel()
-            for task in (budgeting, watching, guarding, unloading):
+            for task in (budgeting, watching, heat_watching, guarding, unloading):
                 task.cancel()
             await guard.stop()
             await pager.stop()
@@ -286,14 +290,14 @@ class Daemon:
         for model in table.all():
             model.pinned = model.pinned or model.id in pinned
 
-    def _memory_watch(self, accounts: Accounts, budget: Budget, ledger: Ledger) -> MemoryWatch:
-        memory, sensors = self.config.memory, self.config.sensors
+    def _memory_watch(self, sensors: Sensors, accounts: Accounts, budget: Budget, ledger: Ledger) -> MemoryWatch:
+        memory = self.config.memory
         return MemoryWatch(
-            choose_memory(sensors.script),
+            sensors.memory,
             accounts,
             budget,
             ledger,
-            every_s=sensors.every,
+            every_s=self.config.sensors.every,
             policy=Policy(page_at=memory.page_at, page_to=memory.page_to),
         )
 

@@ -107,13 +107,17 @@ NAMED: Final[dict[tuple[str, str], str]] = {
     ),
     ("guard.context_ceiling_changed", "recovered"): "Safe mode is over: max_context_tokens={to}",
     ("sensor.thermal_throttled", "level"): "Thermal throttle detected (thermal pressure: {level}).",
+    ("sensor.thermal_throttled", "driver"): "Thermal throttle detected (by the GPU's driver, at {gpu_mhz:.4g} MHz).",
+    ("sensor.sampled", "heat"): (
+        "Heat: level {level}, {celsius:.3g} degrees, GPU busy {gpu_busy:percent} at {gpu_mhz:.4g} MHz."
+    ),
     **{
         ("guard.threshold_breached", signal): f"Threshold of {signal} reached: {{value:.3g}} of {{threshold:.3g}}."
         for signal in SIGNALS
     },
     **{("guard.threshold_cleared", signal): f"Threshold of {signal} cleared: {{value:.3g}}." for signal in SIGNALS},
 }
-"""What an event of that type says instead where its `name`, or without one its `reason`, is that one."""
+"""What an event of that type says instead where its `name`, else its `reason`, else its `sensor`, is that one."""
 
 
 def render(recorded: Recorded, *, with_time: bool = False) -> str:
@@ -121,7 +125,7 @@ def render(recorded: Recorded, *, with_time: bool = False) -> str:
 
     What clients wrote can be in an event: no control character, line end or change of writing direction gets through.
     """
-    name = str(recorded.data.get("name") or recorded.data.get("reason"))
+    name = str(recorded.data.get("name") or recorded.data.get("reason") or recorded.data.get("sensor"))
     core = recorded.type.startswith(_CORE_TOO) and name not in SIGNALS
     component = "LMX-Guard" if recorded.type.startswith(_GUARD) and not core else "LMX-Core"
     template = NAMED.get((recorded.type, name)) or TEMPLATES.get(recorded.type)

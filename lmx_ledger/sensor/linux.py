@@ -1,4 +1,4 @@
-"""Memory on Linux: /proc/meminfo, /proc/vmstat, and the limits of this process's cgroups."""
+"""Memory on Linux: /proc/meminfo, vmstat and pressure/memory, and the limits of this process's cgroups."""
 
 import os
 import re
@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from lmx_ledger.sensor.reading import MemoryReading, SensorError
 
 _LINE: Final = re.compile(r"^(\S+?):?\s+(\d+)", re.MULTILINE)
+_STALLED: Final = re.compile(r"^(some|full) avg10=(\d+\.\d+)", re.MULTILINE)
 _KB: Final = 1024
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -54,6 +55,7 @@ class LinuxMemory:
             raise SensorError(f"{file} says that there is no memory")
         swap = self._swap()
         limit, used = self._tightest_cgroup(total)
+        stalled = self._stalled()
         return MemoryReading(
             total_bytes=total,
             available_bytes=min(available, total),
@@ -64,6 +66,8 @@ class LinuxMemory:
             else None,
             swap_in_bytes=self._pages(swap, "pswpin"),
             swap_out_bytes=self._pages(swap, "pswpout"),
+            stalled_some=stalled.get("some"),
+            stalled_full=stalled.get("full"),
         )
 
     def _swap(self) -> dict[str, int]:
@@ -72,6 +76,15 @@ class LinuxMemory:
         except (OSError, ValueError):
             # A container may hide it: swap is then not known, the rest is.
             return {}
+
+    def _stalled(self) -> dict[str, float]:
+        """Shares of the last ten seconds: https://docs.kernel.org/accounting/psi.html."""
+        try:
+            text = (self._proc / "pressure" / "memory").read_text()
+        except (OSError, ValueError):
+            # A kernel without PSI, or one that was told not to keep it.
+            return {}
+        return {who: min(float(percent), 100.0) / 100 for who, percent in _STALLED.findall(text)}
 
     def _pages(self, swap: dict[str, int], name: str) -> int | None:
         return swap[name] * self._page_bytes if name in swap else None

@@ -15,11 +15,13 @@ from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.log_lines import render
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
-from lmx_ledger.sensor.scripted import ScriptedMemory
+from lmx_ledger.sensor.reading import HeatReading
+from lmx_ledger.sensor.scripted import Script, ScriptedMemory
 from tests.conftest import eventually
 from tests.ledger.parts import locked, writing
 
 GB = 10**9
+HEAT = HeatReading.__struct_fields__
 TOTAL = 32 * GB
 HEADROOM = 640 * 10**6
 ROOMY: dict[str, Any] = {"total_bytes": TOTAL, "available_bytes": 28 * GB}
@@ -63,7 +65,7 @@ class Watched:
         self.ledger = ledger
         self.told: list[tuple[str, int | None]] = []
         self.committed: list[bool] = []
-        sensor = ScriptedMemory.load(script, self.clock.ns)
+        sensor = ScriptedMemory(Script.load(script, self.clock.ns))
         self.watch = MemoryWatch(sensor, self.account, self, ledger, every_s=2.0, clock=self.clock.us)
 
     def on_limit(self, limit_bytes: int, seq: int | None) -> None:
@@ -175,7 +177,7 @@ async def test_swapping_is_told_before_the_limit_that_it_lowers(tmp_path: Path, 
 
 
 async def test_a_sample_is_kept_once_a_minute_and_when_the_sensor_is_back(tmp_path: Path, ledger: Ledger) -> None:
-    reading = {**ROOMY, "pressure": "normal", "swap_used_bytes": 5}
+    reading = {**ROOMY, "pressure": "normal", "swap_used_bytes": 5, "stalled_some": 0.12}
     outage = {"error": "unplugged"}
     seen = Watched(
         tmp_path, ledger, reading, {**outage, "at_s": 130}, {**reading, "at_s": 140}, {**outage, "at_s": 150}
@@ -186,7 +188,7 @@ async def test_a_sample_is_kept_once_a_minute_and_when_the_sensor_is_back(tmp_pa
         *("sampled", "sampled", "sampled", "unavailable", "sampled", "unavailable")
     ]
     assert kept[3].data == {"sensor": "scripted", "error": "unplugged"}
-    assert kept[0].data == {
+    assert {name: value for name, value in kept[0].data.items() if name not in HEAT} == {
         "sensor": "scripted",
         "used_bytes": 4 * GB,
         "total_bytes": TOTAL,
@@ -197,7 +199,10 @@ async def test_a_sample_is_kept_once_a_minute_and_when_the_sensor_is_back(tmp_pa
         "swap_in_bytes": None,
         "swap_out_bytes": None,
         "pressure": "normal",
+        "stalled_some": 0.12,
+        "stalled_full": None,
     }
+    assert all(kept[0].data[name] is None for name in HEAT)
 
 
 async def test_a_clock_set_back_leaves_no_hour_without_a_sample(tmp_path: Path, ledger: Ledger) -> None:

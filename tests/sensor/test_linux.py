@@ -73,6 +73,18 @@ def test_the_pages_of_files_do_not_count_for_they_go_first(proc: Path, cgroup: P
     assert bound(proc, cgroup, "0::/a\n") == (8 * GB, 0)
 
 
+def test_what_stands_still_for_want_of_memory_is_read_where_the_kernel_keeps_it(proc: Path, cgroup: Path) -> None:
+    (proc / "pressure").mkdir()
+    file = proc / "pressure" / "memory"
+    shutil.copy(RECORDED / "pressure_memory", file)
+    reading = LinuxMemory(proc, cgroup).read()
+    assert reading.stalled_some == pytest.approx(0.1234)
+    assert reading.stalled_full == pytest.approx(0.035)
+    for text in (b"some avg10=12.34 avg60=0.00\n", b"", b"\xff"):
+        file.write_bytes(text)
+        assert LinuxMemory(proc, cgroup).read().stalled_full is None
+
+
 def test_no_limit_is_none(proc: Path, cgroup: Path) -> None:
     v2(cgroup / "a", "max", 2 * GB)
     v2(cgroup / "b", str(TOTAL), 2 * GB)

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from lmx_ledger.core.errors import StartupError
-from lmx_ledger.sensor.choose import choose_memory
+from lmx_ledger.sensor.choose import choose
 from lmx_ledger.sensor.linux import LinuxMemory
+from lmx_ledger.sensor.linux_heat import LinuxThermal, NvidiaGpu
 from lmx_ledger.sensor.macos import MacMemory
-from lmx_ledger.sensor.reading import MemoryReading, Pressure, SensorError
-from lmx_ledger.sensor.scripted import ScriptedMemory, ScriptError
+from lmx_ledger.sensor.macos_heat import MacGpu, MacGpuClock, MacPower, MacThermal
+from lmx_ledger.sensor.reading import HeatReading, MemoryReading, Pressure, SensorError, ThermalLevel
+from lmx_ledger.sensor.scripted import PARTS, Script, ScriptedHeat, ScriptedMemory, ScriptError
 
 LINE = '{"total_bytes": 1000, "available_bytes": 500}'
 
@@ -31,7 +33,7 @@ class Clock:
 def load(file: Path, text: str) -> tuple[ScriptedMemory, Clock]:
     file.write_text(text)
     clock = Clock()
-    return ScriptedMemory.load(file, clock), clock
+    return ScriptedMemory(Script.load(file, clock)), clock
 
 
 @pytest.fixture
@@ -99,16 +101,82 @@ def test_a_script_says_something_from_the_beginning(file: Path, text: str) -> No
 
 def test_a_file_that_cannot_be_read_ends_a_start(file: Path) -> None:
     with pytest.raises(StartupError, match="cannot be read as a script"):
-        choose_memory(str(file))
+        choose(str(file))
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(StartupError, match="cannot be read as a script"):
-        choose_memory(str(file))
+        choose(str(file))
 
 
-def test_without_a_script_the_platforms_sensor_is_chosen(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_script_the_platforms_sensors_are_chosen(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kinds() -> list[type]:
+        sensors = choose(None)
+        return [type(sensors.memory), *map(type, sensors.heat)]
+
     file.write_text(LINE)
-    assert isinstance(choose_memory(str(file)), ScriptedMemory)
+    scripted = choose(str(file))
+    assert isinstance(scripted.memory, ScriptedMemory)
+    assert [sensor.name for sensor in scripted.heat] == ["scripted.thermal", "scripted.gpu", "scripted.power"]
     monkeypatch.setattr("sys.platform", "darwin")
-    assert isinstance(choose_memory(None), MacMemory)
+    assert kinds() == [MacMemory, MacThermal, MacGpu, MacGpuClock, MacPower]
     monkeypatch.setattr("sys.platform", "linux")
-    assert isinstance(choose_memory(None), LinuxMemory)
+    assert kinds() == [LinuxMemory, LinuxThermal, NvidiaGpu]
+
+
+# --- heat -----------------------------------------------------------------------------------------------------------
+
+HOT = (
+    ', "level": "heavy", "celsius": 96.5, "gpu_busy": 0.98, "gpu_mhz": 1093, "slowed": true, "low_power": false,'
+    ' "for_s": 2'
+)
+
+
+def heat(script: Script) -> tuple[HeatReading, HeatReading, HeatReading]:
+    thermal, gpu, power = (ScriptedHeat(script, part).read() for part in PARTS)
+    return thermal, gpu, power
+
+
+def test_each_sensor_of_heat_recites_its_part_and_a_line_without_it_says_nothing(file: Path) -> None:
+    file.write_text(f"{line(1, HOT)}\n{LINE}\n")
+    clock = Clock()
+    script = Script.load(file, clock)
+    assert heat(script) == (
+        HeatReading(level=ThermalLevel.HEAVY, celsius=96.5),
+        HeatReading(gpu_busy=0.98, gpu_mhz=1093, slowed=True),
+        HeatReading(low_power=False),
+    )
+    clock.now_s += 2
+    assert heat(script) == (HeatReading(),) * 3
+    assert ScriptedMemory(script).read() == MemoryReading(total_bytes=1000, available_bytes=500)
+
+
+def test_every_field_of_heat_is_some_sensors() -> None:
+    assert sorted(name for part in PARTS.values() for name in part) == sorted(HeatReading.__struct_fields__)
+
+
+def test_one_sensor_can_fail_alone_and_an_outage_is_everybodys(file: Path) -> None:
+    file.write_text(line(1, ', "errors": {"gpu": "unplugged"}, "for_s": 2') + '\n{"error": "all dark"}\n')
+    clock = Clock()
+    script = Script.load(file, clock)
+    assert ScriptedHeat(script, "thermal").read() == HeatReading()
+    assert ScriptedMemory(script).read().available_bytes == 1
+    with pytest.raises(SensorError, match="unplugged"):
+        ScriptedHeat(script, "gpu").read()
+    clock.now_s += 2
+    for part in PARTS:
+        with pytest.raises(SensorError, match="all dark"):
+            ScriptedHeat(script, part).read()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (', "level": "warm"', "warm"),
+        (', "gpu_busy": "all"', "float"),
+        (', "low_power": 1', "bool"),
+        (', "errors": {"fan": "stuck"}', "fan"),
+        (', "errors": {"gpu": ""}', "length >= 1"),
+    ],
+)
+def test_a_mistake_in_a_line_of_heat_is_told(file: Path, more: str, says: str) -> None:
+    with pytest.raises(ScriptError, match=says):
+        load(file, line(1, more))
