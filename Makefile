@@ -35,7 +35,7 @@ $(VENV)/.trains: $(VENV)/.installed
 	@touch $@
 
 serve: install ## Serve the embedded model on 127.0.0.1:3456, in the foreground
-	@exec $(BIN)/lmx serve start --foreground --port $(PORT) $(SERVE_FLAGS)
+	@exec $(BIN)/lmx serve start --foreground --drills --port $(PORT) $(SERVE_FLAGS)
 
 test: $(VENV)/.trains ## Pass every test
 	@command -v chromium >/dev/null 2>&1 || echo "chromium is missing: the browser test needs it; run: make test-system"

@@ -25,6 +25,7 @@ class Shape(NamedTuple):
     heads: int = 4
     kv_heads: int = 2
     intermediate: int = 704
+    context: int = CONTEXT
 
     @property
     def kv_bytes_of_layer(self) -> int:
@@ -70,7 +71,7 @@ def write_bench_model(folder: Path, shape: Shape = _USUAL, seed: int = 0) -> Pat
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.kv_heads,
         "intermediate_size": shape.intermediate,
-        "max_position_embeddings": CONTEXT,
+        "max_position_embeddings": shape.context,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10_000.0,
         "tie_word_embeddings": False,

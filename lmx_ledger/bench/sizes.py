@@ -102,3 +102,15 @@ QUICK_MEMORY: Final = MemorySizes(
     decoding=60,
     long=1_500,
 )
+
+
+class GuardSizes(NamedTuple):
+    """So many new `sessions` at once over so many `slots`, each for `tokens`."""
+
+    sessions: int = 200
+    slots: int = 4
+    tokens: int = 64
+    shape: Shape = Shape(6)
+
+
+QUICK_GUARD: Final = GuardSizes(sessions=24, slots=2, tokens=24, shape=Shape(1))

@@ -58,6 +58,7 @@ def start(
             show_default="--foreground",
         ),
     ] = None,
+    drills: Annotated[bool, typer.Option("--drills", help="Allow rehearsals (lmx drill).")] = False,
     as_json: AsJson = False,
     url: Annotated[
         str | None,
@@ -74,11 +75,12 @@ def start(
             raise typer.BadParameter("--url names another address than --host and --port", param_hint="--url")
         host, port = connection.host, connection.port
     file = config or _file_of_home(home)
-    resolved = _resolve(file, _overrides(port, host, home), models or [])
+    overrides = _overrides(port, host, home, drills=drills)
+    resolved = _resolve(file, overrides, models or [])
     if detach:
         _detach(resolved, file, models or [], as_json=as_json)
     else:
-        reread = partial(_read_again, resolved, file, _overrides(port, host, home), models or [])
+        reread = partial(_read_again, resolved, file, overrides, models or [])
         _foreground(resolved, file, reread, as_json=as_json)
 
 
@@ -87,10 +89,12 @@ def _file_of_home(home: Path | None) -> Path | None:
     return file if file.is_file() else None
 
 
-def _overrides(port: int | None, host: str | None, home: Path | None) -> dict[str, dict[str, Any]]:
+def _overrides(port: int | None, host: str | None, home: Path | None, *, drills: bool) -> dict[str, dict[str, Any]]:
     server = {name: value for name, value in (("port", port), ("host", host)) if value is not None}
     storage = {} if home is None else {"home": str(home.expanduser().absolute())}
-    return {name: values for name, values in (("server", server), ("storage", storage)) if values}
+    rehearsals: dict[str, Any] = {"enabled": True} if drills else {}
+    named = (("server", server), ("storage", storage), ("drills", rehearsals))
+    return {name: values for name, values in named if values}
 
 
 def _resolve(file: Path | None, overrides: dict[str, dict[str, Any]], models: list[str]) -> "Config":
@@ -197,6 +201,7 @@ def _spawn(config: "Config", file: Path | None, models: list[str]) -> _Child:
     command = [sys.executable, "-m", "lmx_ledger.cli", "serve", "start", "--foreground"]
     command += ["--home", str(config.home), "--host", config.server.host, "--port", str(config.server.port)]
     command += [] if file is None else ["--config", str(file.absolute())]
+    command += ["--drills"] if config.drills.enabled else []
     command += [argument for model in models for argument in ("--model", model)]
     log = config.home / "run" / f"daemon-{config.server.port}.log"
     try:

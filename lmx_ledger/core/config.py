@@ -235,6 +235,7 @@ class GuardSection(_Section):
         120.0, description="Shedding that did not help for so long: workers are replaced, their sessions kept."
     )
     restart_every: Seconds = Field(600.0, description="... and not again before so long.")
+    cool_after: Seconds = Field(30.0, description="Heat is over when nothing has told of it for so long.")
     safe_dwell: Seconds = Field(10.0, description="Safe mode lasts at least so long.")
 
 

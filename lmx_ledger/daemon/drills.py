@@ -15,37 +15,22 @@ from lmx_ledger.core.errors import Conflict, InvalidRequest
 from lmx_ledger.daemon.accounts import Accounts
 from lmx_ledger.daemon.flood import flood
 from lmx_ledger.daemon.guarding import Guard
+from lmx_ledger.daemon.heat_watch import HeatWatch
 from lmx_ledger.guard.memory import Policy, headroom_bytes
 from lmx_ledger.ledger.writer import Ledger
-from lmx_ledger.sensor.drilled import Drilled
-from lmx_ledger.sensor.reading import GpuReading, MemoryReading
+from lmx_ledger.sensor.drilled import Rehearsable
+from lmx_ledger.sensor.reading import MemoryReading
+from lmx_ledger.server.context import DrillOrder
 from lmx_ledger.serving.models import ModelTable, ServedModel
 
 _AGAIN_S: Final = 1.0
 _CALM_WITHIN_S: Final = 600.0
 """What a rehearsal has set off is labelled as its for so long at most."""
-_BASELINE_S: Final = 8.0
-"""Where no clock is known from before, so long the GPU seems to be busy and cool, before its clock drops."""
-_FULL_MHZ: Final = 1_384.0
+_COOL_MHZ: Final = 1_384.0
+"""Where this machine's own is not known: the clock of a cool GPU under load."""
 _SWAP_RATE: Final = 64 * 1024**2
 
 Player = Callable[[dict[str, Any], float], Awaitable[dict[str, Any]]]
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `POST /lmx/drills` asks for. What a kind has no use for must be left out.
-
-    `gpu_drop`: share by which the GPU's clock drops. `limit`: share of the memory limit that others leave.
-    `bytes_per_s`: how fast the disk seems. `sessions`: how many flood in. `model`: whose worker; None: the first one's.
-    """
-
-    kind: str
-    for_s: float = 60.0
-    gpu_drop: float | None = None
-    limit: float | None = None
-    bytes_per_s: int | None = None
-    sessions: int | None = None
-    model: str | None = None
 
 
 _TAKES: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -77,15 +62,15 @@ class Drills:
         ledger: Ledger,
         accounts: Accounts,
         guard: Guard,
-        memory: Drilled[MemoryReading],
-        gpu: Drilled[GpuReading],
+        sensors: Rehearsable,
+        heat: HeatWatch,
         *,
         enabled: bool,
         url: str,
         key: str | None,
     ) -> None:
         self._table, self._ledger, self._accounts, self._guard = table, ledger, accounts, guard
-        self._memory, self._gpu = memory, gpu
+        self._sensors, self._heat = sensors, heat
         self._enabled, self._url, self._key = enabled, url, key
         self._task: asyncio.Task[None] | None = None
         self._now: dict[str, Any] | None = None
@@ -104,13 +89,8 @@ class Drills:
         """`GET /lmx/drills`."""
         return {"enabled": self._enabled, "kinds": list(KINDS), "running": self._now}
 
-    async def start(self, order: Order) -> dict[str, Any]:
-        """Begin one; how it is known from now on.
-
-        Raises:
-            Conflict: drills are not enabled, or one goes on.
-            InvalidRequest: there is no such kind, or it takes no such argument.
-        """
+    async def start(self, order: DrillOrder, cause: ev.Cause) -> None:
+        """See `server.context.Drills`."""
         arguments = read_order(order)
         if not self._enabled:
             raise Conflict("drills are disabled; set [drills] enabled = true, or start with --drills, to allow them")
@@ -122,12 +102,11 @@ class Drills:
             arguments["model"] = model.id
         started = ev.DrillStarted(kind=order.kind, for_s=order.for_s, arguments=arguments)
         # Before anything else happens: the seq is what all that follows has.
-        seq = await self._ledger.commit(ev.Event(data=started, stream="drill"), within_s=5.0)
+        seq = await self._ledger.commit(ev.Event(data=started, stream="drill", cause=cause), within_s=5.0)
         self._ledger.drill = seq
         self._now = {"kind": order.kind, "for_s": order.for_s, "arguments": arguments, "event": seq}
         self._end_reason = "time"
         self._task = asyncio.create_task(self._run(order, arguments, seq))
-        return self._now
 
     async def stop(self, reason: str = "operator") -> None:
         """End the one that goes on, if one does, and its label with it."""
@@ -136,13 +115,13 @@ class Drills:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _run(self, order: Order, arguments: dict[str, Any], seq: int | None) -> None:
+    async def _run(self, order: DrillOrder, arguments: dict[str, Any], seq: int | None) -> None:
         began, outcome = mono_ns(), dict[str, Any]()
         try:
             try:
                 outcome = await self._play[order.kind](arguments, order.for_s)
             finally:
-                self._memory.change = self._gpu.change = None
+                self._sensors.as_they_are()
                 self._now = None
                 finished = ev.DrillFinished(
                     kind=order.kind, reason=self._end_reason, ms=elapsed_ms(began), outcome=outcome
@@ -158,22 +137,23 @@ class Drills:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CALM_WITHIN_S):
                 await asyncio.sleep(2 * _AGAIN_S)
-                while not self._guard.calm:
-                    await asyncio.sleep(_AGAIN_S)
+                await self._guard.until_calm()
 
     # --- readings ----------------------------------------------------------------------------------------------------
 
     async def _thermal(self, arguments: dict[str, Any], for_s: float) -> dict[str, Any]:
-        """The GPU is busy, and behind a while in which that is at its full clock, the clock drops."""
-        began, drop = mono_ns(), float(arguments["gpu_drop"])
-
-        def hot(_: GpuReading) -> GpuReading:
-            dropped = elapsed_ms(began) / 1e3 >= _BASELINE_S
-            return GpuReading(gpu_busy=1.0, gpu_mhz=_FULL_MHZ * (1 - drop) if dropped else _FULL_MHZ)
-
-        self._gpu.change = hot
-        await asyncio.sleep(for_s)
-        return {}
+        """The GPU is busy, and its clock is below that of a cool one."""
+        baseline_mhz = self._heat.baseline_mhz
+        cool_mhz = baseline_mhz or _COOL_MHZ
+        self._heat.teach(cool_mhz)
+        try:
+            self._sensors.seem_hot(cool_mhz * (1 - float(arguments["gpu_drop"])))
+            await asyncio.sleep(for_s)
+        finally:
+            # What was learned of a rehearsal is not this machine's.
+            self._sensors.as_they_are()
+            self._heat.teach(baseline_mhz)
+        return {"cool_mhz": cool_mhz}
 
     async def _swap(self, _: dict[str, Any], for_s: float) -> dict[str, Any]:
         began = mono_ns()
@@ -182,7 +162,7 @@ class Drills:
             written = int(_SWAP_RATE * elapsed_ms(began) / 1e3)
             return msgspec.structs.replace(reading, swap_out_bytes=(reading.swap_out_bytes or 0) + written)
 
-        self._memory.change = swapping
+        self._sensors.memory.change = swapping
         await asyncio.sleep(for_s)
         return {}
 
@@ -197,7 +177,7 @@ class Drills:
                 reading, available_bytes=max(min(available, reading.available_bytes), 0), cgroup_limit_bytes=None
             )
 
-        self._memory.change = taken
+        self._sensors.memory.change = taken
         await asyncio.sleep(for_s)
         return {}
 
@@ -246,7 +226,7 @@ class Drills:
         return await flood(self._url, self._key, int(arguments["sessions"]), for_s)
 
 
-def read_order(order: Order) -> dict[str, Any]:
+def read_order(order: DrillOrder) -> dict[str, Any]:
     """The arguments of a drill, with what nobody said filled in.
 
     Raises:

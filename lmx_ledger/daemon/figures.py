@@ -25,7 +25,7 @@ class Figures:
         self._table, self._accounts, self._budget, self._watch, self._heat = table, accounts, budget, watch, heat
         self._burning: dict[tuple[str, str | None], ev.Cause] = {}
 
-    def on_alert(self, objective: str, severity: str, model: str | None, on: bool, seq: int | None) -> None:  # noqa: FBT001
+    def on_alert(self, objective: str, severity: str, model: str | None, on: bool, seq: int | None) -> None:
         """An objective burns its budget, or does not any more."""
         if severity == PAGE and on:
             self._burning[objective, model] = seq

@@ -83,6 +83,7 @@ class Guard:
         self._of_stage: int | None = None
         self._now: Mapping[str, Figure] = {}
         self._refused = 0
+        self._looked = asyncio.Event()
         self._working: set[asyncio.Task[None]] = set()
         self.stage = Stage.NORMAL
         """In force: its event is in the ledger."""
@@ -98,6 +99,12 @@ class Guard:
     def calm(self) -> bool:
         """Whether nothing is raised: no signal, no stage, no safe mode."""
         return self.stage is Stage.NORMAL and self.safe_mode is None and not self._signals.on
+
+    async def until_calm(self) -> None:
+        """Wait until it is."""
+        while not self.calm:
+            self._looked.clear()
+            await self._looked.wait()
 
     def public(self) -> dict[str, Any]:
         """`/lmx/guard`."""
@@ -173,6 +180,7 @@ class Guard:
                 else:
                     await self._observe(Off(decision.at_us, decision.name), decision.name)
             await self._observe(Tick(observed.at_us), None)
+        self._looked.set()
 
     async def _observe(self, observed: Observed, signal: str | None) -> None:
         self._stages, decided = stages.advance(self._stages, observed, self._rules)
@@ -261,7 +269,10 @@ class Guard:
             clears_at=threshold.clears_at,
             at_us=decision.at_us,
         )
-        return _event(data, self._now[decision.name].cause)
+        # Of these an event has told already: this one is for the chain, and for a replay.
+        told = decision.name in {signals.SWAP, signals.THERMAL, signals.BURN}
+        severity = ev.Severity.DEBUG if told else None
+        return _event(data, self._now[decision.name].cause, severity)
 
 
 def thresholds(config: Config) -> dict[str, Threshold]:

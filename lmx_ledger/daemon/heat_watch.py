@@ -76,10 +76,23 @@ class HeatWatch:
         """The event that said that it does; None where it does not."""
         return self._throttled
 
-    def teach(self, baseline_mhz: float | None) -> float | None:
-        """For a rehearsal: from now on this is the clock of a cool GPU under load; which one it was."""
-        before, self._state = self._state, self._state._replace(baseline_mhz=baseline_mhz)
-        return before.baseline_mhz
+    def figures(self) -> dict[str, float | None]:
+        """For `/metrics`."""
+        mhz = self.reading.gpu_mhz
+        return {
+            "lmx_gpu_busy_ratio": self.reading.gpu_busy,
+            "lmx_gpu_frequency_hertz": None if mhz is None else mhz * 1e6,
+            "lmx_thermal_throttled": float(self.throttled),
+        }
+
+    @property
+    def baseline_mhz(self) -> float | None:
+        """The clock of a cool GPU under load, as far as it was learned."""
+        return self._state.baseline_mhz
+
+    def teach(self, baseline_mhz: float | None) -> None:
+        """For a rehearsal: from now on it is that, and no clock is remembered."""
+        self._state = self._state._replace(baseline_mhz=baseline_mhz, clocks=())
 
     @property
     def level(self) -> ThermalLevel | None:

@@ -16,51 +16,35 @@ import psutil
 from lmx_ledger import __version__
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns, rfc3339, utc_us
-from lmx_ledger.core.config import Config, ModelSection
+from lmx_ledger.core.config import Config
 from lmx_ledger.core.errors import StartupError
 from lmx_ledger.core.ids import new_ulid
 from lmx_ledger.core.settings import Settings
 from lmx_ledger.daemon import runfile
-from lmx_ledger.daemon.accounts import Accounts
 from lmx_ledger.daemon.banner import banner
-from lmx_ledger.daemon.budget import Budget
-from lmx_ledger.daemon.figures import Figures
-from lmx_ledger.daemon.guarding import Guard
-from lmx_ledger.daemon.heat_watch import HeatWatch
-from lmx_ledger.daemon.on_request import OnRequest
-from lmx_ledger.daemon.paging import Pager
+from lmx_ledger.daemon.composition import Parts, Work
 from lmx_ledger.daemon.projector import Projector
 from lmx_ledger.daemon.reread import Rereader
-from lmx_ledger.daemon.residency import Residency
 from lmx_ledger.daemon.retention import Keeper
 from lmx_ledger.daemon.socket import listen
-from lmx_ledger.daemon.standby import Standby
-from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
 from lmx_ledger.daemon.terminal import Terminal, say, warn
 from lmx_ledger.daemon.verifier import Verifier
-from lmx_ledger.daemon.watch import MemoryWatch
-from lmx_ledger.guard.memory import Policy
 from lmx_ledger.ledger.fold import Folded, PerBoot, state_at
 from lmx_ledger.ledger.history import History
 from lmx_ledger.ledger.projection import FILE, Projection, Projections
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.ledger.writer import Ledger
-from lmx_ledger.memory.limit import limit_bytes
 from lmx_ledger.memory.residency import ResidencyFold
-from lmx_ledger.memory.shared import SharedAccount
-from lmx_ledger.sensor.choose import Sensors, choose
 from lmx_ledger.server.app import create_app
 from lmx_ledger.server.connections import serve_http
 from lmx_ledger.server.context import Context
-from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
-from lmx_ledger.serving.queue import AdmissionQueue
+from lmx_ledger.serving.models import ModelState, ModelTable
 from lmx_ledger.serving.service import Serving
 from lmx_ledger.serving.status import status_projection
 from lmx_ledger.session.book import SessionBook, entries
 from lmx_ledger.session.table import SESSIONS, remembered
 from lmx_ledger.slo.rollup import RollupProjection
-from lmx_ledger.store import embedded
 
 _LOOK_FOR_UNUSED_S: Final = 1.0
 _AGAIN_S: Final = 1.0
@@ -115,7 +99,6 @@ class Daemon:
         self._terminal = Terminal()
         self._boot = new_ulid()
         self._began_ns = mono_ns()
-        self._supervisor = Supervisor([])
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._stop_reason = ""
@@ -129,9 +112,6 @@ class Daemon:
     def uptime_s(self) -> float:
         """Seconds since the start."""
         return elapsed_ms(self._began_ns) / 1e3
-
-    def _configured_bytes(self) -> int:
-        return limit_bytes(self.config.memory.limit, self._supervisor.recommended_bytes)
 
     async def serve(self, sock: socket.socket) -> int:
         """The whole run.
@@ -192,36 +172,21 @@ class Daemon:
         )
 
     async def _serve(self, sock: socket.socket, ledger: Ledger, reader: Reader) -> int:
-        models = self._models()
-        table = ModelTable(models)
-        self.settings.follow(lambda config: table.hold_waiting(config.queue.max_waiting))
-        serving = Serving(table, ledger, self.settings)
-        standby = Standby(ledger, self.config.engine.blas) if self.config.engine.standby else None
-        pager = Pager(ledger)
-        shared = SharedAccount(self.config.home, self._boot)
-        accounts = Accounts(table, self.settings, pager, shared, self._configured_bytes)
-        budget = serving.memory = Budget(accounts, table, ledger, self.settings, pager)
-        keepers = [ModelKeeper(m, serving, ledger, self.config, budget=budget, standby=standby) for m in models]
-        self._supervisor = Supervisor(keepers, standby)
-        sensors = choose(self.config.sensors.script)
-        watch = accounts.guard = self._memory_watch(sensors, accounts, budget, ledger)
-        heat = HeatWatch(sensors.heat, ledger, every_s=self.config.sensors.every)
-        figures = Figures(table, accounts, budget, watch, heat)
-        await self._remember_sessions(serving, reader)
-        await self._remember_pins(table, reader)
-        residency = Residency(serving, self._supervisor, ledger, self.settings, budget, accounts, pager)
-        serving.shelf = OnRequest(serving, residency, self.settings)
-        guard = serving.gate = Guard(table, ledger, self.settings, figures, residency)
+        parts = Parts(self.settings, ledger, self._boot, self._url())
+        await self._remember_sessions(parts.serving, reader)
+        await self._remember_pins(parts.table, reader)
         context = Context(
-            serving=serving,
+            serving=parts.serving,
             ledger=ledger,
             reader=reader,
             settings=self.settings,
             daemon=self,
-            paging=pager,
-            residency=residency,
-            memory=budget,
-            guard=guard,
+            paging=parts.pager,
+            residency=parts.residency,
+            memory=parts.budget,
+            guard=parts.guard,
+            drills=parts.drills,
+            metrics=parts.metrics,
             boot=self._boot,
             started_s=utc_us() // 1_000_000,
         )
@@ -229,31 +194,23 @@ class Daemon:
         http = asyncio.create_task(
             serve_http(create_app(context), sock, send_timeout=lambda: self.config.server.send_timeout, closing=closing)
         )
-        rereading = asyncio.create_task(self._rereader.run(ledger))
-        keeping = asyncio.create_task(Keeper(self.settings, ledger, warn).run())
-        verifying = asyncio.create_task(Verifier(ledger, warn).run())
-        budgeting = asyncio.create_task(_kept_up(budget.run))
-        watching = asyncio.create_task(_kept_up(watch.run))
-        guarding = asyncio.create_task(_kept_up(guard.run))
-        heat_watching = asyncio.create_task(_kept_up(heat.run))
-        unloading = asyncio.create_task(_kept_up(partial(_unload_unused, residency)))
+        own: tuple[Work, ...] = (
+            partial(self._rereader.run, ledger),
+            Keeper(self.settings, ledger, warn).run,
+            Verifier(ledger, warn).run,
+        )
+        working = [asyncio.create_task(_kept_up(work)) for work in (*own, *parts.works)]
         file = self._write_run_file()
         try:
-            self._supervisor.start(self.settings.rules_seq or None)
-            await self._until_ready(table, ledger)
+            parts.supervisor.start(self.settings.rules_seq or None)
+            await self._until_ready(parts, ledger)
             await self._until_stopped(http)
-            await self._drain(serving, ledger)
+            await self._drain(parts.serving, ledger)
         finally:
             self.state = "stopping"
-            rereading.cancel()
-            keeping.cancel()
-            verifying.cancel()
-            for task in (budgeting, watching, heat_watching, guarding, unloading):
+            for task in working:
                 task.cancel()
-            await guard.stop()
-            await pager.stop()
-            await self._supervisor.stop()
-            shared.close()
+            await parts.stop()
             closing.set()
             await http
             file.unlink(missing_ok=True)
@@ -290,35 +247,9 @@ class Daemon:
         for model in table.all():
             model.pinned = model.pinned or model.id in pinned
 
-    def _memory_watch(self, sensors: Sensors, accounts: Accounts, budget: Budget, ledger: Ledger) -> MemoryWatch:
-        memory = self.config.memory
-        return MemoryWatch(
-            sensors.memory,
-            accounts,
-            budget,
-            ledger,
-            every_s=self.config.sensors.every,
-            policy=Policy(page_at=memory.page_at, page_to=memory.page_to),
-        )
-
-    def _models(self) -> list[ServedModel]:
-        queue = self.config.queue
-        named = self.config.models or [ModelSection(id=embedded.ID, path=str(embedded.FOLDER))]
-        return [
-            ServedModel(
-                one.id,
-                one.path,
-                one.aliases,
-                AdmissionQueue(queue.max_running, queue.max_waiting),
-                priority=one.priority,
-                pinned=one.pin,
-                ttl_s=one.ttl,
-            )
-            for one in named
-        ]
-
-    async def _until_ready(self, table: ModelTable, ledger: Ledger) -> None:
-        settled = asyncio.create_task(self._supervisor.settled())
+    async def _until_ready(self, parts: Parts, ledger: Ledger) -> None:
+        table = parts.table
+        settled = asyncio.create_task(parts.supervisor.settled())
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait({settled, stopped}, return_when=asyncio.FIRST_COMPLETED)
         settled.cancel()
@@ -425,12 +356,6 @@ class Daemon:
                 started=rfc3339(utc_us()),
             ),
         )
-
-
-async def _unload_unused(residency: Residency) -> None:
-    while True:
-        await asyncio.sleep(_LOOK_FOR_UNUSED_S)
-        await residency.unload_unused()
 
 
 async def _kept_up(work: Callable[[], Coroutine[Any, Any, None]]) -> None:

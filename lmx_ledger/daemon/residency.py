@@ -23,6 +23,7 @@ ASKED: Final = "asked"
 _TTL: Final = "ttl"
 _SHED: Final = "shed"
 _RETRY_S: Final = 10
+_LOOK_FOR_UNUSED_S: Final = 1.0
 
 
 class Residency:
@@ -120,6 +121,12 @@ class Residency:
         await self._ledger.commit(ev.Event(data=data, stream=f"model:{model.id}", model=model.id, cause=cause))
         model.pinned = pinned
         self._budget.look()
+
+    async def unload_unused_for_ever(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_FOR_UNUSED_S)
+            await self.unload_unused()
 
     async def unload_unused(self) -> None:
         """Whatever has not been asked for longer than its ttl."""

@@ -138,7 +138,7 @@ class SetRoom(msgspec.Struct, frozen=True, tag="set_room"):
 
 
 class SlowDisk(msgspec.Struct, frozen=True, tag="slow_disk"):
-    """For rehearsals: KV and weights are read, and KV is written, as if no more than that were possible; 0: no more so."""
+    """For rehearsals: KV and weights are read, and KV is written, as if that were all a disk can do; 0: no more so."""
 
     bytes_per_s: int
 

@@ -46,6 +46,8 @@ class Ledger:
         self._capacity = capacity
         self._last_seq = file.head_seq
         self._trouble = Trouble(notice)
+        self.on_event: Callable[[ev.Event], None] | None = None
+        """Told of each event, on the thread that emits it: not to wait for anything."""
         self.drill: int | None = None
         """While it is set, what is emitted has it in its data, as `drill`: the event that began a rehearsal."""
         self._queue: queue.SimpleQueue[_Item | _Marker | None] = queue.SimpleQueue()
@@ -114,6 +116,14 @@ class Ledger:
         """Events that are not in the file and never will be, and of which no `ledger.dropped` in it tells."""
         return self._lost
 
+    def figures(self) -> dict[str, float]:
+        """For `/metrics`."""
+        return {
+            "lmx_ledger_seq": self.last_seq,
+            "lmx_ledger_queue": self.queue_depth,
+            "lmx_ledger_lost": self.lost,
+        }
+
     def emit(self, event: ev.Event) -> ev.Ticket:
         """Record without waiting, from any thread. Never raises: what does not fit is counted and owned up to."""
         return self._put(Place(), event)
@@ -176,6 +186,8 @@ class Ledger:
         return marker
 
     def _put(self, place: Place, event: ev.Event) -> Place:
+        if self.on_event is not None:
+            self.on_event(event)
         if self._closing.is_set():
             self._lose([place], "the ledger was closed")
         elif self._queue.qsize() >= self._capacity:

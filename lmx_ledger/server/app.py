@@ -7,7 +7,7 @@ from lmx_ledger import __version__
 from lmx_ledger.core.config import Config
 from lmx_ledger.core.errors import NotFound
 from lmx_ledger.core.ids import new_request_id
-from lmx_ledger.server import openai, operator, residency, sessions
+from lmx_ledger.server import drills, openai, operator, residency, sessions
 from lmx_ledger.server.access import Access, Caller, Door
 from lmx_ledger.server.context import Context
 from lmx_ledger.server.errors import record_rejection, response_of, translate
@@ -15,7 +15,7 @@ from lmx_ledger.server.reading import too_large
 
 _JSON = "application/json"
 _CORS_HEADERS = "authorization, content-type, x-api-key, x-session-id, x-lmx-session, x-request-id"
-_OPEN = frozenset({"/healthz", "/readyz"})
+_OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 def create_app(context: Context) -> Quart:
@@ -80,10 +80,16 @@ def create_app(context: Context) -> Quart:
             status, reason = "draining", "what is in flight goes on, nothing new is admitted"
         return _json({"status": status, "reason": reason}, 200 if status == "ok" else 503)
 
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        body, content_type = context.metrics.exposition(request.headers.get("Accept", ""))
+        return Response(body, content_type=content_type)
+
     app.register_blueprint(openai.blueprint(context))
     app.register_blueprint(operator.blueprint(context))
     app.register_blueprint(residency.blueprint(context))
     app.register_blueprint(sessions.blueprint(context))
+    app.register_blueprint(drills.blueprint(context))
     return app
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
+
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.config import Config
 from lmx_ledger.core.settings import Settings
@@ -78,6 +80,47 @@ class Guard(Protocol):
         """The form of `/lmx/guard`."""
 
 
+class DrillOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rehearsal that is asked for. What a kind has no use for must be left out.
+
+    `gpu_drop`: share by which the GPU's clock drops. `limit`: share of the memory limit that others leave.
+    `bytes_per_s`: how fast the disk seems. `sessions`: how many flood in. `model`: whose worker; None: the first one's.
+    """
+
+    kind: str
+    for_s: float = 60.0
+    gpu_drop: float | None = None
+    limit: float | None = None
+    bytes_per_s: int | None = None
+    sessions: int | None = None
+    model: str | None = None
+
+
+class Drills(Protocol):
+    """Rehearsals, one at a time."""
+
+    def public(self) -> dict[str, Any]:
+        """The form of `/lmx/drills`."""
+
+    async def start(self, order: DrillOrder, cause: ev.Cause) -> None:
+        """Begin one.
+
+        Raises:
+            Conflict: drills are not enabled, or one goes on.
+            InvalidRequest: there is no such kind, or it takes no such argument.
+        """
+
+    async def stop(self) -> None:
+        """End the one that goes on, if one does."""
+
+
+class Metrics(Protocol):
+    """What is scraped."""
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The text, and its content type."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """Handed to each blueprint."""
@@ -91,6 +134,8 @@ class Context:
     residency: Residency
     memory: Memory
     guard: Guard
+    drills: Drills
+    metrics: Metrics
     boot: str
     started_s: int
 

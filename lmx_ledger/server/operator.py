@@ -118,6 +118,7 @@ def _status(context: Context) -> dict[str, Any]:
         "decode_tps": serving.rates.decode_tps,
         "prefill_tps": serving.rates.prefill_tps,
         "ttft_p95_ms": serving.rates.ttft_p95_ms,
+        "itl_p95_ms": serving.rates.itl_p95_ms,
         "memory": {name: memory[name] for name in ("limit_bytes", "used_bytes", "used_fraction", "measured_bytes")},
         "models": [model.public() for model in serving.models.all()],
         "ledger": {

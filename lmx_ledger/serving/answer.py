@@ -437,6 +437,7 @@ class Answer:
 
     def _release(self) -> None:
         self._phase = Phase.ENDED
+        self._rates.ended(self.model.id, self._gaps_ms)
         for stream in self._streams:
             stream.cancel()
         self._place.leave()

@@ -1,12 +1,14 @@
 """How fast it goes just now: tokens per second and time to the first token, over the recent past."""
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from lmx_ledger.core.clock import mono_ns
 
 _WINDOW_NS: Final = 10_000_000_000
 _RECENT: Final = 256
+_GAPS: Final = 4_096
 
 
 class Rates:
@@ -15,6 +17,9 @@ class Rates:
     def __init__(self) -> None:
         self._decoded: deque[tuple[int, int]] = deque()
         self._first: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)
+        self._gaps: deque[float] = deque(maxlen=_GAPS)
+        self.on_gaps: Callable[[str, Sequence[float]], None] | None = None
+        """Told of the pauses between the tokens of each request that has ended."""
 
     def decoded(self, tokens: int) -> None:
         """Some tokens were drawn."""
@@ -25,6 +30,17 @@ class Rates:
     def first_token(self, ttft_ms: float, prefill_ms: float, prompt_tokens: int) -> None:
         """A request had its first token."""
         self._first.append((ttft_ms, prefill_ms, prompt_tokens))
+
+    def ended(self, model: str, gaps_ms: Sequence[float]) -> None:
+        """A request has ended, between whose tokens were these pauses."""
+        self._gaps.extend(gaps_ms)
+        if self.on_gaps is not None and gaps_ms:
+            self.on_gaps(model, gaps_ms)
+
+    @property
+    def itl_p95_ms(self) -> float | None:
+        """95th percentile of the pause between two tokens, over recent ones; None before the first."""
+        return percentile_95(list(self._gaps))
 
     @property
     def decode_tps(self) -> float:

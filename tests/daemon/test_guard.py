@@ -1,5 +1,6 @@
 """The guard with a real daemon: who is let in while there is trouble, who goes, and that a replay comes to the same."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from lmx_ledger.bench.model import Shape, write_bench_model
+from lmx_ledger.cli.main import lmx
 from lmx_ledger.core.config import load_config
 from lmx_ledger.daemon.guarding import rules
 from lmx_ledger.guard.recorded import TYPES, decisions, observations, replayed
@@ -34,11 +37,15 @@ def ask(running: RunningDaemon, session: str, max_tokens: int = 8, prompt: int =
     return httpx.post(f"{running.url}/v1/completions", json=body, timeout=120, headers={"X-Session-ID": session})
 
 
+def wait_for(running: RunningDaemon, kind: str, to: object) -> dict[str, Any]:
+    """The newest event of that type, once it says so."""
+    while (event := running.wait_event(kind))["data"]["to"] != to:
+        time.sleep(0.02)
+    return event
+
+
 def wait_for_stage(running: RunningDaemon, stage: str) -> dict[str, Any]:
-    while True:
-        event = running.wait_event("guard.stage_changed")
-        if event["data"]["to"] == stage:
-            return event
+    return wait_for(running, "guard.stage_changed", stage)
 
 
 def test_a_flood_is_refused_at_once_and_who_is_known_goes_on(start_daemon: Start, model: Path) -> None:
@@ -79,3 +86,54 @@ def same_decisions(running: RunningDaemon) -> None:
     assert decided
     policy = rules(load_config(running.home / "config.toml"))
     assert list(replayed(list(observations(recorded)), policy, decided[-1].at_us)) == decided
+
+
+def ask_long(running: RunningDaemon, tokens: int) -> httpx.Response:
+    body = {"model": "a", "prompt": [300] * tokens, "max_tokens": 4, "temperature": 0}
+    return httpx.post(f"{running.url}/v1/completions", json=body, timeout=120)
+
+
+def test_a_rehearsed_heat_lowers_the_ceiling_and_its_end_gives_it_back(start_daemon: Start, tmp_path: Path) -> None:
+    folder = write_bench_model(tmp_path / "long", Shape(1, context=131_072))
+    more = '[drills]\nenabled = true\n[sensors]\nevery = "200ms"\n[guard]\ncool_after = "1s"\nsafe_dwell = "1s"\n'
+    running = start_daemon(config(folder, more))
+    started = running.post("/lmx/drills", {"kind": "thermal", "gpu_drop": 0.21, "for_s": 9}).json()["running"]
+    changed = running.wait_event("guard.context_ceiling_changed")
+    assert (changed["data"]["from"], changed["data"]["to"]) == (131_072, 64_000)
+    assert running.get("/lmx/status")["max_context_tokens"] == 64_000
+    refused = ask_long(running, 70_000)
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["code"], error["lmx"]["reason"]) == ("context_length_exceeded", "safe_mode_thermal")
+    assert (error["lmx"]["reduce_by"], error["lmx"]["event"]) == (6_001, changed["seq"])
+    assert ask_long(running, 70_000).json() == refused.json()
+    logs = CliRunner().invoke(lmx, ["serve", "logs", "--url", running.url, "--since", "1h"]).stdout.splitlines()
+    throttled = "[LMX-Guard] Thermal throttle detected (GPU freq drop 21%)."
+    at = logs.index(throttled)
+    assert logs[at + 1] == "[LMX-Guard] Applying safe mode: max_context_tokens=64000"
+    wait_for(running, "guard.context_ceiling_changed", 131_072)
+    assert running.get("/lmx/status")["max_context_tokens"] == 131_072
+    assert ask_long(running, 70_000).status_code == 200
+    finished = running.wait_event("drill.finished")
+    between = [event for event in running.events() if started["event"] < event["seq"] <= finished["seq"]]
+    assert {event["data"].get("drill") for event in between} == {started["event"]}
+    chain = running.get(f"/lmx/events/{changed['seq']}")["causes"]
+    assert [event["type"] for event in chain] == ["sensor.thermal_throttled", "guard.threshold_breached"]
+    same_decisions(running)
+
+
+def test_a_drill_is_refused_where_they_are_not_enabled_and_where_it_makes_no_sense(
+    start_daemon: Start, model: Path
+) -> None:
+    running = start_daemon(config(model, ""))
+    refused = running.post("/lmx/drills", {"kind": "swap"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+    for order, param in (
+        ({"kind": "earthquake"}, "kind"),
+        ({"kind": "swap", "gpu_drop": 0.2}, "gpu_drop"),
+        ({"kind": "thermal", "gpu_drop": 7}, "gpu_drop"),
+        ({"kind": "thermal", "for_s": 0}, "for_s"),
+    ):
+        wrong = running.post("/lmx/drills", order)
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, param)
+    assert not running.events(type="drill.started")

@@ -1,4 +1,4 @@
-"""A disk that is slower than it is, for rehearsals: whoever has read or written waits as long as that one would take."""
+"""A disk that seems slower, for rehearsals: who has read or written waits as long as such a one would take."""
 
 import time
 
