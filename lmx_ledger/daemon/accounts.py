@@ -46,6 +46,8 @@ class Accounts:
         self._shared, self._configured = shared, configured
         self.holdings: dict[str, Holding] = {}
         self.foretold: dict[str, Foretold] = {}
+        self.returning: dict[str, int] = {}
+        """Of models whose worker is being replaced: what it needed."""
         self.guard: Guard | None = None
         self.first: Need | None = None
         """Who waits longest: what that one needs is taken by nobody who comes later."""
@@ -62,8 +64,8 @@ class Accounts:
 
     @property
     def reserved_bytes(self) -> int:
-        """What is reserved for models."""
-        return sum(holding.total for holding in self.holdings.values())
+        """What is reserved: for models, by other daemons, and for nobody."""
+        return sum(holding.total for holding in self.holdings.values()) + self.unused + self._shared.others()
 
     @property
     def _allowed(self) -> int:
@@ -78,7 +80,9 @@ class Accounts:
     def floor_bytes(self) -> int:
         """What is in flight: nothing lowers the limit beneath it."""
         busy = [self.holdings[model.id] for model in self._table.all() if model.in_flight and model.id in self.holdings]
-        return self.reserve + sum(holding.needs() for holding in busy)
+        ours = {holding.model: holding.needs() for holding in busy}
+        # Where a worker is replaced, its model is on its way back, and its streams with it.
+        return self.reserve + sum({**self.returning, **ours}.values())
 
     @property
     def reserve(self) -> int:
@@ -100,7 +104,7 @@ class Accounts:
                 coming = model.state is ModelState.LOADING or self._pager.is_coming(model)
                 busy = model.in_flight > 0 or waits or coming
                 lines.append(holding.line(busy=busy, pinned=model.pinned, priority=model.priority))
-        return Account(self.limit_bytes, self.unused, tuple(lines), self._shared.others())
+        return Account(self.limit_bytes, self.unused, tuple(lines), self._shared.others(), self.configured_bytes)
 
     def public(self) -> dict[str, Any]:
         """`/lmx/memory`."""
@@ -157,8 +161,8 @@ class Accounts:
 
     def take(self, holding: Holding, extra: int, *, page_at: float | None = None) -> bool:
         """Grant so much more, and some to spare, where that breaches nothing and nobody waits who came before."""
-        others, limit = self._shared.others(), self.limit_bytes
-        used = self.reserved_bytes + self.unused + others + extra
+        limit = self.limit_bytes
+        used = self.reserved_bytes + extra
         first = self.first
         if first is not None and first.model != holding.model and used + first.total > limit:
             return False
@@ -170,7 +174,7 @@ class Accounts:
 
     def slack(self, extra: int) -> int:
         """Bytes that a worker gets beyond what it needs: with them it reads in larger pieces and joins its batches."""
-        used = self.reserved_bytes + self.unused + self._shared.others() + extra
+        used = self.reserved_bytes + extra
         return max(int((self.policy.page_to * self.limit_bytes - used) / 4), 0)
 
     def grant(self, holding: Holding, size: int, worker: Worker | None = None, *, reserve: int | None = None) -> bool:

@@ -29,6 +29,8 @@ _FIRST: Final = 1_000_000
 _LOOK_AGAIN_S: Final = 1.0
 _UNLEARN: Final = 0.999
 """What a death taught is forgotten by so much with each good step: it may not have been for lack of memory."""
+_ASK_AGAIN_S: Final = 0.25
+"""A stream that can have no more room asks with each of its tokens: what is done about it costs an event each time."""
 _STUCK_S: Final = 1.0
 """Where nothing is in flight for so long, who waits for room waits for nothing."""
 PARK_AT: Final = 16
@@ -57,6 +59,7 @@ class Budget:
         self._breach: int | None = None
         self._breached: int | None = None
         self._growing: dict[Place, int] = {}
+        self._asked_s: dict[Place, float] = {}
         self._pumping = False
         self._stuck_s: float | None = None
         pager.on_moved = self._moved
@@ -89,7 +92,10 @@ class Budget:
         before = self._accounts.holdings.get(model.id)
         # What its last worker was asked goes on with the next.
         kept_on = Streams(before.kv, before.longest) if before is not None else Streams({}, {})
+        returning = self._accounts.returning.get(model.id)
         self.forget(model)
+        if returning is not None:
+            self._accounts.returning[model.id] = returning
         granted: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._loads[model.id] = Load(weights, kept_on, patient, time.monotonic(), cause, granted)
         self._wake.set()
@@ -101,6 +107,7 @@ class Budget:
     def loaded(self, model: ServedModel, worker: Worker, loaded: Loaded, *, asked: bool) -> None:
         """Its worker has measured what it takes. `asked`: somebody waits for it, and it has its turn."""
         holding = self._accounts.holdings[model.id]
+        self._accounts.returning.pop(model.id, None)
         holding.loaded(loaded, time.monotonic() if asked else -math.inf)
         model.queue.room_for = lambda place: self._may_enter(model, place)
         model.queue.on_left = lambda place: self._left(model, place)
@@ -145,10 +152,13 @@ class Budget:
             self._scales[model.id] = min(self.scale(model) * LEARNED, MOST_LEARNED)
         if (holding := self._accounts.holdings.get(model.id)) is not None:
             holding.active = 0
+            if died.recycled or not died.expected:
+                self._accounts.returning[model.id] = holding.needs()
         self._wake.set()
 
     def forget(self, model: ServedModel) -> None:
         """It holds nothing any more."""
+        self._accounts.returning.pop(model.id, None)
         self._accounts.give_back(model)
         self._wake.set()
 
@@ -183,7 +193,10 @@ class Budget:
         more = holding.kv_bytes(grown) - holding.kv_bytes(room)
         extra = holding.needs(more, grown) - holding.granted
         if extra > 0 and not self._accounts.take(holding, extra, page_at=1.0):
-            self._growing[place] = more
+            now_s = time.monotonic()
+            if left > PARK_AT and now_s - self._asked_s.get(place, -math.inf) < _ASK_AGAIN_S:
+                return room
+            self._growing[place], self._asked_s[place] = more, now_s
             self._wake.set()
             if left <= PARK_AT and (youngest := model.queue.youngest) is not None and youngest.park is not None:
                 youngest.park()
@@ -194,6 +207,7 @@ class Budget:
         return grown
 
     def _left(self, model: ServedModel, place: Place) -> None:
+        self._asked_s.pop(place, None)
         self._growing.pop(place, None)
         if (load := self._loads.get(model.id)) is not None:
             load.streams.kv.pop(place, None)
@@ -312,8 +326,12 @@ class Budget:
             or (model.state is ModelState.LOADING and model is not want.model)
             for model in self._table.all()
         )
-        others = self._accounts.account().others
-        if found.verdict is Verdict.FITS or found.after_s is not None or others or any(under_way):
+        account = self._accounts.account()
+        if found.verdict is Verdict.FITS or found.after_s is not None or any(under_way):
+            self._stuck_s = None
+            return False
+        if account.others or account.lowered:
+            # Others may give back what they have.
             self._stuck_s = None
             return False
         now_s = time.monotonic()

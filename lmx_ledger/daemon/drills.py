@@ -12,6 +12,7 @@ import msgspec
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.errors import Conflict, InvalidRequest
+from lmx_ledger.core.sensed import MemoryReading
 from lmx_ledger.daemon.accounts import Accounts
 from lmx_ledger.daemon.flood import flood
 from lmx_ledger.daemon.guarding import Guard
@@ -19,7 +20,6 @@ from lmx_ledger.daemon.heat_watch import HeatWatch
 from lmx_ledger.guard.memory import Policy, headroom_bytes
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.sensor.drilled import Rehearsable
-from lmx_ledger.sensor.reading import MemoryReading
 from lmx_ledger.server.context import DrillOrder
 from lmx_ledger.serving.models import ModelTable, ServedModel
 

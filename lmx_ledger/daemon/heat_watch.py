@@ -8,10 +8,11 @@ import msgspec
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import rfc3339, utc_us
+from lmx_ledger.core.sensed import HeatReading, ThermalLevel, together
 from lmx_ledger.guard import sleep, thermal
 from lmx_ledger.guard.thermal import Policy, PowerModeChanged, ThermalRecovered, ThermalThrottled
 from lmx_ledger.ledger.writer import Ledger
-from lmx_ledger.sensor.reading import HeatReading, Sensor, SensorError, ThermalLevel, together
+from lmx_ledger.sensor.reading import Sensor, SensorError
 from lmx_ledger.sensor.sleep import slept_s
 
 SAMPLE_EVERY_S: Final = 60.0

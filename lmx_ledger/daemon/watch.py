@@ -8,6 +8,7 @@ import msgspec
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import utc_us
+from lmx_ledger.core.sensed import MemoryReading
 from lmx_ledger.guard.memory import (
     Breached,
     Cleared,
@@ -25,7 +26,7 @@ from lmx_ledger.guard.memory import (
     judge,
 )
 from lmx_ledger.ledger.writer import Ledger
-from lmx_ledger.sensor.reading import MemoryReading, Sensor, SensorError
+from lmx_ledger.sensor.reading import Sensor, SensorError
 
 SAMPLE_EVERY_S: Final = 60.0
 MEMORY: Final = "memory"
@@ -50,6 +51,10 @@ class Account(Protocol):
     @property
     def reserved_bytes(self) -> int:
         """What they may come to use."""
+
+    @property
+    def reserve(self) -> int:
+        """Of a limit, what is nobody's."""
 
     @property
     def configured_bytes(self) -> int:
@@ -145,6 +150,7 @@ class MemoryWatch:
             floor_bytes=self._account.floor_bytes,
             reading=reading,
             reserved_bytes=self._account.reserved_bytes,
+            spare_bytes=self._account.reserve,
         )
         self._sample(observed)
         decisions = decide(self._state, observed, self._policy)

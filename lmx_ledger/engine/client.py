@@ -409,6 +409,7 @@ class Worker:
             last_acts=self._recorder.last(),
             expected=self._expected,
             hung=self._hung,
+            recycled=self.recycled,
         )
         self._writer.close()
         busy_with = self._recorder.streams()

@@ -10,7 +10,10 @@ _PASSES: Final = ("read ", "step ", "join ")
 
 
 class Exit(NamedTuple):
-    """The evidence of a worker's end: exit code or signal name, last words, last acts (oldest first)."""
+    """The evidence of a worker's end: exit code or signal name, last words, last acts (oldest first).
+
+    `expected`: it was told to; `recycled`: so that another one takes its place.
+    """
 
     pid: int
     code: int | None
@@ -19,6 +22,7 @@ class Exit(NamedTuple):
     last_acts: list[str]
     expected: bool
     hung: bool = False
+    recycled: bool = False
 
     @property
     def out_of_memory(self) -> bool:

@@ -7,9 +7,9 @@ down at once, because others do not wait, and up only behind a while of readings
 import enum
 from typing import NamedTuple, TypeAlias
 
+from lmx_ledger.core.sensed import MemoryReading, Pressure
 from lmx_ledger.guard import swap
 from lmx_ledger.guard.swap import SwapPolicy
-from lmx_ledger.sensor.reading import MemoryReading, Pressure
 
 _SHORT = (Pressure.WARN, Pressure.CRITICAL)
 
@@ -28,9 +28,10 @@ class Policy(NamedTuple):
     """The threshold is breached at `page_at` of the limit in force, and cleared at `page_to`.
 
     Of the machine's memory `headroom` is left to others: at least `headroom_least_bytes`, at most `headroom_most`.
-    A lowering by less than `matters` of the configured limit is none. `dwell_s` lies between one lowering for swap or
-    pressure and any change before it, because a page-out takes a while to be felt. Behind a gap of more than `gap_s`
-    the machine has slept: what was before it proves nothing.
+    A lowering by less than `matters` of the configured limit is none. For swap or pressure it is not lowered beneath
+    `least` of that: whoever holds so little is not who fills the machine. `dwell_s` lies between one lowering for swap
+    or pressure and any change before it, because a page-out takes a while to be felt. Behind a gap of more than
+    `gap_s` the machine has slept: what was before it proves nothing.
     """
 
     page_at: float = 0.85
@@ -40,6 +41,7 @@ class Policy(NamedTuple):
     headroom_most: float = 0.1
     matters: float = 0.01
     critical_step: float = 0.05
+    least: float = 0.1
     recover_s: float = 30.0
     dwell_s: float = 10.0
     gap_s: float = 15.0
@@ -55,7 +57,8 @@ class Observed(NamedTuple):
     """A moment: what our processes use, what the operator allows, and what the limit must not be lowered beneath.
 
     `at_us` is wall time, as the ledger has it: it goes on while the machine sleeps. Without a reading (None) the
-    limit stays as it is. `reserved_bytes` is what they may come to use: the threshold is about that.
+    limit stays as it is. `reserved_bytes` is what they may come to use: the threshold is about that. `spare_bytes` of
+    a limit are nobody's: a limit of what is used now has them on top.
     """
 
     at_us: int
@@ -64,6 +67,7 @@ class Observed(NamedTuple):
     floor_bytes: int
     reading: MemoryReading | None
     reserved_bytes: int = 0
+    spare_bytes: int = 0
 
 
 class Good(NamedTuple):
@@ -251,7 +255,7 @@ def _steps(state: State, observed: Observed, reading: MemoryReading, policy: Pol
     """Where nobody says how much is wanted: no more than is used now, and less than that when it is critical."""
     if state.changed_us is not None and observed.at_us - state.changed_us < policy.dwell_s * 1e6:
         return []
-    used = observed.used_bytes
+    used = max(observed.used_bytes + observed.spare_bytes, int(observed.configured_bytes * policy.least))
     steps = [(used, Reason.SWAP)] if state.thrashing else []
     if reading.pressure is Pressure.CRITICAL:
         steps.append((used - int(used * policy.critical_step), Reason.PRESSURE))

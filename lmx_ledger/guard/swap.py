@@ -6,7 +6,7 @@ how a program goes to sleep. Trouble is where both halves of the window are busy
 
 from typing import NamedTuple
 
-from lmx_ledger.sensor.reading import MemoryReading
+from lmx_ledger.core.sensed import MemoryReading
 
 
 class SwapPolicy(NamedTuple):

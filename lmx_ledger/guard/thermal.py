@@ -8,7 +8,7 @@ says that the pressure is heavy, or the GPU's driver says that heat slows it.
 import enum
 from typing import NamedTuple, TypeAlias
 
-from lmx_ledger.sensor.reading import HeatReading, ThermalLevel, plausible
+from lmx_ledger.core.sensed import HeatReading, ThermalLevel, plausible
 
 
 class Reason(enum.StrEnum):

@@ -80,12 +80,21 @@ class Line(NamedTuple):
 
 
 class Account(NamedTuple):
-    """Everything that is reserved under one limit. `others`: by other daemons of this home; `reserve` is nobody's."""
+    """Everything that is reserved under one limit. `others`: by other daemons of this home; `reserve` is nobody's.
+
+    `configured` is the limit when nobody else needs memory; 0: the one in force.
+    """
 
     limit: int
     reserve: int
     lines: tuple[Line, ...]
     others: int = 0
+    configured: int = 0
+
+    @property
+    def lowered(self) -> bool:
+        """Whether others need memory, for now."""
+        return self.limit < self.configured
 
     @property
     def used(self) -> int:
@@ -172,15 +181,19 @@ def plan(account: Account, need: Need, policy: Policy, now_s: float) -> Plan:
 
 
 def short_of(account: Account, need: Need) -> int:
-    """Bytes by which it does not fit, even when all that can go has gone and all work has ended; negative: to spare."""
+    """Bytes by which it does not fit, even when all that can go has gone and all work has ended; negative: to spare.
+
+    What does not fit under a limit that is lowered will when that is over.
+    """
     pinned = sum(line.weights for line in account.lines if line.pinned and line.model != need.model)
     own = sum(line.weights for line in account.lines if line.model == need.model)
-    return account.reserve + account.others + pinned + own + need.total - account.limit
+    return account.reserve + account.others + pinned + own + need.total - max(account.limit, account.configured)
 
 
 def ceiling(account: Account, model: str, weights: int, size_of: Callable[[int], int], most: int) -> int:
     """The most tokens, up to `most`, of one stream that can be had alone; `size_of` gives the bytes of so many."""
-    alone = account._replace(lines=tuple(line for line in account.lines if line.model != model))
+    # A prompt is held against what there is now: it is told by how much to be shorter, and does not wait for others.
+    alone = account._replace(lines=tuple(line for line in account.lines if line.model != model), configured=0)
     fits, too_many = 0, most + 1
     while too_many - fits > 1:
         tokens = (fits + too_many) // 2

@@ -4,11 +4,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from lmx_ledger.core.sensed import HeatReading, MemoryReading
 from lmx_ledger.sensor.linux import LinuxMemory
 from lmx_ledger.sensor.linux_heat import LinuxThermal, NvidiaGpu
 from lmx_ledger.sensor.macos import MacMemory
 from lmx_ledger.sensor.macos_heat import MacGpu, MacGpuClock, MacPower, MacThermal
-from lmx_ledger.sensor.reading import HeatReading, MemoryReading, Sensor
+from lmx_ledger.sensor.reading import Sensor
 from lmx_ledger.sensor.scripted import PARTS, Script, ScriptedHeat, ScriptedMemory
 
 

@@ -5,8 +5,9 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
+from lmx_ledger.core.sensed import HeatReading, MemoryReading
 from lmx_ledger.sensor.choose import Sensors
-from lmx_ledger.sensor.reading import HeatReading, MemoryReading, Sensor
+from lmx_ledger.sensor.reading import Sensor
 
 _R = TypeVar("_R")
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
-from lmx_ledger.sensor.reading import MemoryReading, SensorError
+from lmx_ledger.core.sensed import MemoryReading
+from lmx_ledger.sensor.reading import SensorError
 
 _LINE: Final = re.compile(r"^(\S+?):?\s+(\d+)", re.MULTILINE)
 _STALLED: Final = re.compile(r"^(some|full) avg10=(\d+\.\d+)", re.MULTILINE)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from lmx_ledger.core.sensed import HeatReading, ThermalLevel
 from lmx_ledger.sensor.nvml import Nvml, NvmlError
-from lmx_ledger.sensor.reading import HeatReading, SensorError, ThermalLevel
+from lmx_ledger.sensor.reading import SensorError
 
 _TRIPS: Final = {
     "passive": ThermalLevel.MODERATE,

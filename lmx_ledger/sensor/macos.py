@@ -5,7 +5,8 @@ import subprocess
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from lmx_ledger.sensor.reading import MemoryReading, Pressure, SensorError
+from lmx_ledger.core.sensed import MemoryReading, Pressure
+from lmx_ledger.sensor.reading import SensorError
 
 _TIMEOUT_S: Final = 2.0
 _SYSCTL: Final = (

@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from lmx_ledger.core.sensed import LEVELS, HeatReading, ThermalLevel
 from lmx_ledger.sensor.macos import Run, run_command
-from lmx_ledger.sensor.reading import LEVELS, HeatReading, SensorError, ThermalLevel
+from lmx_ledger.sensor.reading import SensorError
 
 _LEVEL: Final = "com.apple.system.thermalpressurelevel"
 _NOTIFYUTIL: Final = ("/usr/bin/notifyutil", "-g", _LEVEL)

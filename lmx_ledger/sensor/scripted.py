@@ -14,7 +14,8 @@ from msgspec import Meta, Struct
 
 from lmx_ledger.core.clock import mono_ns
 from lmx_ledger.core.errors import StartupError
-from lmx_ledger.sensor.reading import HeatReading, MemoryReading, SensorError, ThermalLevel
+from lmx_ledger.core.sensed import HeatReading, MemoryReading, ThermalLevel
+from lmx_ledger.sensor.reading import SensorError
 
 
 class ScriptError(StartupError):

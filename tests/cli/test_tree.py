@@ -35,6 +35,7 @@ def test_what_exists_is_what_this_version_can_do() -> None:
         ("bench", "memory"),
         ("chat",),
         ("doctor",),
+        ("drill",),
         ("events",),
         ("fit",),
         ("ledger", "archive"),

@@ -31,17 +31,20 @@ def config(model: Path, more: str) -> str:
     return f'[engine]\nstandby = false\n[[models]]\nid = "a"\npath = "{model}"\n{more}'
 
 
-def ask(running: RunningDaemon, session: str, max_tokens: int = 8, prompt: int = 40) -> httpx.Response:
-    ids = [300 + (hash(session) % 97 + n * 31) % 3_000 for n in range(prompt)]
-    body = {"model": "a", "prompt": ids, "max_tokens": max_tokens, "temperature": 0, "session_id": session}
+def ask(running: RunningDaemon, session: str, max_tokens: int = 8, model: str = "a") -> httpx.Response:
+    ids = [300 + (len(session) * 7 + n * 31) % 3_000 for n in range(40)]
+    body = {"model": model, "prompt": ids, "max_tokens": max_tokens, "temperature": 0, "session_id": session}
     return httpx.post(f"{running.url}/v1/completions", json=body, timeout=120, headers={"X-Session-ID": session})
 
 
 def wait_for(running: RunningDaemon, kind: str, to: object) -> dict[str, Any]:
-    """The newest event of that type, once it says so."""
-    while (event := running.wait_event(kind))["data"]["to"] != to:
-        time.sleep(0.02)
-    return event
+    """The newest event of that type that says so, once there is one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if found := [event for event in running.events(type=kind) if event["data"]["to"] == to]:
+            return found[-1]
+        time.sleep(0.05)
+    raise AssertionError(f"no {kind} to {to}")
 
 
 def wait_for_stage(running: RunningDaemon, stage: str) -> dict[str, Any]:
@@ -137,3 +140,38 @@ def test_a_drill_is_refused_where_they_are_not_enabled_and_where_it_makes_no_sen
         wrong = running.post("/lmx/drills", order)
         assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, param)
     assert not running.events(type="drill.started")
+
+
+def test_swapping_without_end_goes_through_the_stages_and_no_stream_is_lost(start_daemon: Start, model: Path) -> None:
+    other = write_bench_model(model.parent / "other", Shape(1))
+    more = (
+        f'priority = 1\n[[models]]\nid = "b"\npath = "{other}"\n[drills]\nenabled = true\n[sensors]\nevery = "200ms"\n'
+        '[guard]\nshed_after = "1s"\nrestart_after = "1s"\ndwell = "1s"\nexit_after = "1s"\n'
+    )
+    running = start_daemon(config(model, more))
+    undisturbed = ask(running, "stream", 6_000).json()["choices"][0]["text"]
+    running.wait_event("kv.saved")
+    assert ask(running, "b", model="b").status_code == 200
+    assert running.post("/lmx/drills", {"kind": "swap", "for_s": 15}).status_code == 200
+    wait_for_stage(running, "backpressure")
+    with ThreadPoolExecutor(1) as client:
+        stream = client.submit(ask, running, "stream", 6_000)
+        wait_for_stage(running, "shedding")
+        shed = running.wait_event("guard.model_shed")
+        assert (shed["model"], shed["data"]["primary"]) == ("b", "a")
+        unloaded = running.wait_event("model.unloaded")
+        assert (unloaded["cause"], unloaded["data"]["reason"]) == (shed["seq"], "shed")
+        refused = ask(running, "b", model="b")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "backpressure")
+        restart = wait_for_stage(running, "restart")
+        requested = running.wait_event("guard.restart_requested")
+        assert (requested["model"], requested["cause"]) == ("a", restart["seq"])
+        exited = running.wait_event("engine.exited", model="a")
+        assert (exited["cause"], exited["data"]["expected"]) == (requested["seq"], True)
+        assert running.wait_event("engine.restarted")["model"] == "a"
+        whole = stream.result()
+    assert whole.json()["choices"][0]["text"] == undisturbed
+    wait_for_stage(running, "normal")
+    wait_for(running, "guard.context_ceiling_changed", 131_072)
+    assert ask(running, "b", model="b").status_code == 200
+    same_decisions(running)

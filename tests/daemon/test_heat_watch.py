@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from lmx_ledger.core.events import Recorded, Severity
+from lmx_ledger.core.sensed import HeatReading, ThermalLevel
 from lmx_ledger.daemon.heat_watch import HeatWatch
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.log_lines import render
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
-from lmx_ledger.sensor.reading import HeatReading, ThermalLevel
 from lmx_ledger.sensor.scripted import PARTS, Script, ScriptedHeat
 from tests.conftest import eventually
 from tests.ledger.parts import locked, writing

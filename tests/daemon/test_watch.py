@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from lmx_ledger.core.events import Recorded, Severity
+from lmx_ledger.core.sensed import HeatReading
 from lmx_ledger.daemon.watch import MemoryWatch
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.log_lines import render
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
-from lmx_ledger.sensor.reading import HeatReading
 from lmx_ledger.sensor.scripted import Script, ScriptedMemory
 from tests.conftest import eventually
 from tests.ledger.parts import locked, writing
@@ -47,6 +47,7 @@ class Ours:
         self.configured_bytes = 24 * GB
         self.reserved_bytes = 0
         self.floor_bytes = 1 * GB
+        self.reserve = 0
 
     @property
     def used_bytes(self) -> int:

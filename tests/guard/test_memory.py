@@ -7,6 +7,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmx_ledger.core.sensed import MemoryReading, Pressure
 from lmx_ledger.guard.memory import (
     Breached,
     Cleared,
@@ -22,7 +23,6 @@ from lmx_ledger.guard.memory import (
     evolve,
     headroom_bytes,
 )
-from lmx_ledger.sensor.reading import MemoryReading, Pressure
 
 GB = 10**9
 TOTAL = 32 * GB

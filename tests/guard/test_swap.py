@@ -6,8 +6,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmx_ledger.core.sensed import MemoryReading
 from lmx_ledger.guard.swap import Rate, SwapPolicy, Window, noted, rate
-from lmx_ledger.sensor.reading import MemoryReading
 
 POLICY = SwapPolicy(window_s=10.0)
 MB = 10**6

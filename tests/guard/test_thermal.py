@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmx_ledger.core.sensed import HeatReading, ThermalLevel
 from lmx_ledger.guard.thermal import (
     Decision,
     Observed,
@@ -20,7 +21,6 @@ from lmx_ledger.guard.thermal import (
     decide,
     evolve,
 )
-from lmx_ledger.sensor.reading import HeatReading, ThermalLevel
 
 POLICY = Policy()
 EVERY_S = 2.0

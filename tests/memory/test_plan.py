@@ -132,6 +132,7 @@ accounts = st.builds(
     st.integers(0, 10 * MB),
     st.lists(lines, max_size=5, unique_by=lambda one: one.model).map(tuple),
     st.integers(0, 50 * MB),
+    st.just(0) | st.integers(0, 500 * MB),
 )
 needs = st.builds(
     Need,
@@ -180,7 +181,7 @@ def test_no_plan_touches_what_is_in_flight_or_pinned_or_frees_what_is_not_there(
 def test_the_same_account_gives_the_same_plan_also_when_it_was_written_down(
     account: Account, need: Need, policy: Policy, now_s: float
 ) -> None:
-    again = Account(account.limit, account.reserve, tuple(Line(*one) for one in account.lines), account.others)
+    again = Account(account.limit, account.reserve, tuple(Line(*one) for one in account.lines), *account[3:])
     assert plan(again, need, policy, now_s) == plan(account, need, policy, now_s)
     assert msgspec.json.encode(plan(account, need, policy, now_s).steps)
 
@@ -191,4 +192,14 @@ def test_what_fits_when_all_work_has_ended_is_had_then(account: Account, need: N
         return
     assert plan(account, need, Policy(), NOW_S).verdict is not Verdict.NEVER
     ended = [one._replace(busy=False, came_s=-math.inf, kv=0, working=0) for one in account.lines]
-    assert plan(account._replace(lines=tuple(ended)), need, Policy(), NOW_S).verdict is Verdict.FITS
+    # And when others have given back what was ours.
+    limit = max(account.limit, account.configured)
+    later = account._replace(lines=tuple(ended), limit=limit)
+    assert plan(later, need, Policy(), NOW_S).verdict is Verdict.FITS
+
+
+def test_what_does_not_fit_while_others_need_memory_waits_and_a_prompt_is_held_against_what_there_is() -> None:
+    account = Account(30 * MB, 0, (line("a", 1),), configured=100 * MB)
+    assert plan(account, Need("b", weights=60 * MB), Policy(), NOW_S).verdict is Verdict.WAIT
+    assert plan(account, Need("b", weights=160 * MB), Policy(), NOW_S).verdict is Verdict.NEVER
+    assert ceiling(account, "a", 10 * MB, lambda tokens: tokens * MB, 50) == 20

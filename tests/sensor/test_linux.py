@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lmx_ledger.core.sensed import MemoryReading
 from lmx_ledger.sensor.linux import LinuxMemory
-from lmx_ledger.sensor.reading import MemoryReading, SensorError
+from lmx_ledger.sensor.reading import SensorError
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "linux"
 TOTAL = 24_684_084 * 1024

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from lmx_ledger.core.sensed import HeatReading, ThermalLevel
 from lmx_ledger.sensor.linux_heat import LinuxThermal, NvidiaGpu
 from lmx_ledger.sensor.nvml import Nvml, NvmlError, NvmlReading
-from lmx_ledger.sensor.reading import HeatReading, SensorError, ThermalLevel
+from lmx_ledger.sensor.reading import SensorError
 from lmx_ledger.sensor.sleep import slept_s
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lmx_ledger.core.sensed import MemoryReading, Pressure
 from lmx_ledger.sensor.macos import MacMemory, parse, run_command
-from lmx_ledger.sensor.reading import MemoryReading, Pressure, SensorError
+from lmx_ledger.sensor.reading import SensorError
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "macos"
 SYSCTL = (RECORDED / "sysctl.txt").read_text()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lmx_ledger.core.sensed import LEVELS, HeatReading, ThermalLevel
 from lmx_ledger.sensor.footprint import phys_footprint
 from lmx_ledger.sensor.macos import Run
 from lmx_ledger.sensor.macos_heat import (
@@ -23,7 +24,7 @@ from lmx_ledger.sensor.macos_heat import (
     parse_notifyutil,
     parse_pmset,
 )
-from lmx_ledger.sensor.reading import LEVELS, HeatReading, SensorError, ThermalLevel
+from lmx_ledger.sensor.reading import SensorError
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "macos"
 NOTIFYUTIL, IOREG, MACMON, PMSET, POWERMODE = (

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lmx_ledger.sensor.reading import LEVELS, HeatReading, ThermalLevel, plausible, together
+from lmx_ledger.core.sensed import LEVELS, HeatReading, ThermalLevel, plausible, together
 
 
 def test_the_levels_are_macoss_from_cool_to_hot() -> None:

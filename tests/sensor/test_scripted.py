@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from lmx_ledger.core.errors import StartupError
+from lmx_ledger.core.sensed import HeatReading, MemoryReading, Pressure, ThermalLevel
 from lmx_ledger.sensor.choose import choose
 from lmx_ledger.sensor.linux import LinuxMemory
 from lmx_ledger.sensor.linux_heat import LinuxThermal, NvidiaGpu
 from lmx_ledger.sensor.macos import MacMemory
 from lmx_ledger.sensor.macos_heat import MacGpu, MacGpuClock, MacPower, MacThermal
-from lmx_ledger.sensor.reading import HeatReading, MemoryReading, Pressure, SensorError, ThermalLevel
+from lmx_ledger.sensor.reading import SensorError
 from lmx_ledger.sensor.scripted import PARTS, Script, ScriptedHeat, ScriptedMemory, ScriptError
 
 LINE = '{"total_bytes": 1000, "available_bytes": 500}'
