@@ -24,6 +24,7 @@ from lmx_ledger.daemon import runfile
 from lmx_ledger.daemon.accounts import Accounts
 from lmx_ledger.daemon.banner import banner
 from lmx_ledger.daemon.budget import Budget
+from lmx_ledger.daemon.objectives import Objectives
 from lmx_ledger.daemon.on_request import OnRequest
 from lmx_ledger.daemon.paging import Pager
 from lmx_ledger.daemon.projector import Projector
@@ -56,6 +57,8 @@ from lmx_ledger.serving.service import Serving
 from lmx_ledger.serving.status import status_projection
 from lmx_ledger.session.book import SessionBook, entries
 from lmx_ledger.session.table import SESSIONS, remembered
+from lmx_ledger.slo.objective import objectives_of
+from lmx_ledger.slo.recall import ObjectivesFold
 from lmx_ledger.slo.rollup import RollupProjection
 from lmx_ledger.store import embedded
 
@@ -79,7 +82,13 @@ def run(config: Config, *, source: Path | None, reread: Callable[[], Config], an
 
 def projections() -> list[Projection]:
     """All that is folded; a room that has a new one is named here."""
-    return [Folded(PerBoot(ResidencyFold())), Folded(status_projection()), RollupProjection(), SessionBook()]
+    return [
+        Folded(PerBoot(ResidencyFold())),
+        Folded(status_projection()),
+        RollupProjection(),
+        SessionBook(),
+        Folded(ObjectivesFold()),
+    ]
 
 
 def prepare_home(home: Path) -> None:
@@ -104,8 +113,14 @@ class Daemon:
     """One run, from the first event to `daemon.stopped`."""
 
     def __init__(self, config: Config, source: Path | None, reread: Callable[[], Config], *, announce: bool) -> None:
+        """Nothing is begun yet.
+
+        Raises:
+            StartupError: an objective is configured that could never alert.
+        """
         self.settings = Settings(config)
         self.state = "starting"
+        self._promised = objectives_of(config.slo)
         self._source = source
         self._announce = announce
         self._rereader = Rereader(self.settings, source, reread)
@@ -205,6 +220,7 @@ class Daemon:
         await self._remember_pins(table, reader)
         residency = Residency(serving, self._supervisor, ledger, self.settings, budget, accounts, pager)
         serving.shelf = OnRequest(serving, residency, self.settings)
+        objectives = Objectives(self._promised, ledger, reader, warn)
         context = Context(
             serving=serving,
             ledger=ledger,
@@ -214,6 +230,7 @@ class Daemon:
             paging=pager,
             residency=residency,
             memory=budget,
+            objectives=objectives,
             boot=self._boot,
             started_s=utc_us() // 1_000_000,
         )
@@ -231,10 +248,12 @@ class Daemon:
         try:
             self._supervisor.start(self.settings.rules_seq or None)
             await self._until_ready(table, ledger)
+            objectives.start()
             await self._until_stopped(http)
             await self._drain(serving, ledger)
         finally:
             self.state = "stopping"
+            await objectives.stop()
             rereading.cancel()
             keeping.cancel()
             verifying.cancel()

@@ -71,6 +71,20 @@ class Memory(Protocol):
         """The form of `/lmx/memory`."""
 
 
+class Objectives(Protocol):
+    """What is promised, and how much of it may still be missed."""
+
+    async def refresh(self) -> None:
+        """Look at the rollups.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+
+    def public(self) -> dict[str, Any]:
+        """The form of `/lmx/slo`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """Handed to each blueprint."""
@@ -83,6 +97,7 @@ class Context:
     paging: Paging
     residency: Residency
     memory: Memory
+    objectives: Objectives
     boot: str
     started_s: int
 

@@ -54,7 +54,7 @@ class ObjectivesFold:
         if event.type == "slo.evaluated":
             left = event.data["budget_remaining"]
             refilled = known.exhausted and left is not None and left >= REFILLED
-            state = msgspec.structs.replace(state, evaluated_us=event.time_us)
+            state = msgspec.structs.replace(state, evaluated_us=max(state.evaluated_us, event.time_us))
             return state.having(objective, event.model, _told(known, False)) if refilled else state
         return state.having(objective, event.model, _after(known, event))
 
