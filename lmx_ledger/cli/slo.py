@@ -191,9 +191,8 @@ def _whose(row: dict[str, Any]) -> str:
 def _missed(row: dict[str, Any]) -> str:
     bad = row["total"] - row["good"]
     allowed = row["total"] * (1 - row["objective"])
-    return (
-        f"{bad:,} of {row['total']:,} were not good, {f'{allowed:,.0f}' if allowed >= 10 else f'{allowed:.2g}'} may be"
-    )
+    may_be = f"{allowed:,.0f}" if allowed >= 10 else f"{allowed:.2g}"
+    return f"{bad:,} of {row['total']:,} were not good, {may_be} may be"
 
 
 def _rate(row: dict[str, Any], window: str) -> str:
