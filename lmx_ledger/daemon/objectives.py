@@ -31,8 +31,6 @@ OnAlert = Callable[[str, str, str | None, bool, int | None], None]
 """Name, severity, model (None: all), whether it is on now, and the seq of the event that says so (None: not known)."""
 
 _EVERY_S: Final = 60
-_GRACE_S: Final = 50
-"""A loop that is busy runs the job late rather than not at all; the next one is not far."""
 _FIRST_S: Final = 1.0
 _PATIENCE: Final = 5
 """Failures in a row before it is said."""
@@ -75,8 +73,9 @@ class Objectives:
 
     def start(self) -> None:
         """Judge as soon as the rollups have what came before this run, and every minute from then on."""
+        # Without a bound of grace: behind a night's sleep it is one run, at once, and no complaint about missed ones.
         self._scheduler.add_job(
-            self.evaluate, "interval", seconds=_EVERY_S, coalesce=True, misfire_grace_time=_GRACE_S, max_instances=1
+            self.evaluate, "interval", seconds=_EVERY_S, coalesce=True, misfire_grace_time=None, max_instances=1
         )
         self._scheduler.start()
         self._first = asyncio.create_task(self._begin())

@@ -115,7 +115,7 @@ class RollupProjection:
     def fold(self, connection: sqlite3.Connection, events: Sequence[Recorded], seq: int) -> None:  # noqa: ARG002
         """Add each event to its minute and its hour, one by one in their order: no sum depends on the pages."""
         table = table_of(self)
-        changed = folded(events, lambda key: stored(connection, key))
+        changed = folded(events, lambda key: stored(connection, table, key))
         connection.executemany(
             f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own table's name
             [(*key, r.count, r.sum, r.least, r.most, _encode(r.buckets), seq) for key, (r, seq) in changed.items()],
@@ -242,10 +242,10 @@ def _spans(first: int, behind: int) -> list[tuple[int, int, int]]:
     ]
 
 
-def stored(connection: sqlite3.Connection, key: Key) -> Rollup:
+def stored(connection: sqlite3.Connection, table: str, key: Key) -> Rollup:
     """The row of that key; `EMPTY` where there is none."""
     row = connection.execute(
-        f"SELECT count, sum, least, most, buckets FROM {table_of(RollupProjection())}"  # noqa: S608 - our own table's name
+        f"SELECT count, sum, least, most, buckets FROM {table}"  # noqa: S608 - our own table's name
         " WHERE minutes = ? AND number = ? AND model = ? AND sli = ?",
         key,
     ).fetchone()

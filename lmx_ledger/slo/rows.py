@@ -52,7 +52,7 @@ def changed(connection: sqlite3.Connection, minutes: int, first: int, since: int
 
 def with_events(connection: sqlite3.Connection, events: Iterable[Recorded]) -> dict[tuple[int, int], Models]:
     """The spans that these events touch (minutes of one, its number), as they will be once those are folded as well."""
-    ahead = folded(events, lambda key: stored(connection, key))
+    ahead = folded(events, lambda key: stored(connection, _TABLE, key))
     spans: dict[tuple[int, int], dict[str, dict[str, Values]]] = {}
     for minutes, number in sorted({key[:2] for key in ahead}):
         rows = connection.execute(f"{_SELECT} WHERE minutes = ? AND number = ? AND sli IN ({_SLIS})", (minutes, number))

@@ -12,6 +12,7 @@ import pytest
 
 from lmx_ledger.core import events as ev
 from tests.cli.parts import command, document, environment, lmx, nowhere, write_ledger
+from tests.conftest import free_port
 
 
 def answered(model: str, ttft_ms: float) -> ev.Event:
@@ -110,6 +111,17 @@ def test_the_configuration_of_the_home_says_what_is_promised(tmp_path: Path) -> 
     done = lmx("slo", "--url", nowhere(), home=tmp_path)
     assert done.returncode == 1
     assert "[slo.ttft] target" in done.stderr
+
+
+def test_a_daemon_does_not_start_with_a_promise_that_it_could_not_watch(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(f"[server]\nport = {free_port()}\n[slo.itl]\ntarget = 0.9\n")
+    done = lmx("serve", "start", "--foreground", "--config", str(file), home=tmp_path / "home")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "[slo.itl] target" in line
+    assert 'set period = "1d"' in line
+    assert not (tmp_path / "home" / "ledger.db").exists()
 
 
 def test_a_pipe_gets_fields_with_tabs(tmp_path: Path) -> None:
