@@ -1,6 +1,7 @@
 """Writes what docs/ and config.example.toml say of the code, from the code. `--check`: only say what is stale."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,29 @@ def config_example() -> str:
         "# Every key with its default: a file that says nothing of them is the same.",
         "# Sizes: 24GiB, 8GB or bytes. Durations: 500ms, 30s, 2m, 1h, 7d.",
     ]
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            lines += ["", f"# {_doc(section)}", f"[{name}]"]
-            lines += [_key(key, inner) for key, inner in section.model_fields.items()]
+    for name, section in _tables(Config):
+        lines += _table(name, section)
     lines += ["", f"# {_doc(ModelSection)} Without any, the embedded demo model is served."]
     lines += ["# [[models]]"]
     lines += [f"# {_key(key, inner)}" for key, inner in ModelSection.model_fields.items()]
     return "\n".join(lines) + "\n"
+
+
+def _tables(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield name, section
+
+
+def _table(name: str, section: type[BaseModel]) -> list[str]:
+    within = list(_tables(section))
+    # A table of tables has no keys of its own: its description stands above the first of them.
+    lines = ["", f"# {_doc(section)}"] + ([] if within else [f"[{name}]"])
+    for inner_name, inner in within:
+        lines += _table(f"{name}.{inner_name}", inner)
+    tables = {inner_name for inner_name, _ in within}
+    return lines + [_key(key, field) for key, field in section.model_fields.items() if key not in tables]
 
 
 def _key(name: str, field: FieldInfo) -> str:

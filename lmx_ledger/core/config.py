@@ -7,26 +7,15 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from lmx_ledger.core.errors import StartupError
+from lmx_ledger.core.section import Bytes, BytesOrNone, Seconds, Section
+from lmx_ledger.core.slo_section import SloSection
 from lmx_ledger.core.units import parse_bytes, parse_duration
 
 DEFAULT_PORT: Final = 3456
 DEFAULT_URL: Final = f"http://127.0.0.1:{DEFAULT_PORT}"
-
-
-def _size(value: object) -> object:
-    return parse_bytes(value) if isinstance(value, str) else value
-
-
-def _duration(value: object) -> object:
-    return parse_duration(value) if isinstance(value, str) else value
-
-
-Bytes = Annotated[int, BeforeValidator(_size), Field(ge=1)]
-BytesOrNone = Annotated[int, BeforeValidator(_size), Field(ge=0)]
-Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
 
 
 def is_loopback(host: str) -> bool:
@@ -43,11 +32,7 @@ KEYS: Final = ("server.api_keys", "server.operator_keys")
 """What is secret: no event and no log line has more of it than how many there are."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class ServerSection(_Section):
+class ServerSection(Section):
     """Where the daemon listens and who may talk to it."""
 
     host: str = Field("127.0.0.1", description="Address to listen on. Beyond loopback it needs `api_keys`.")
@@ -80,7 +65,7 @@ class ServerSection(_Section):
         return self
 
 
-class StorageSection(_Section):
+class StorageSection(Section):
     """Where the daemon keeps what it writes."""
 
     home: str = Field("~/.lmx", description="Folder of the ledger, the models and the run files (or LMX_HOME).")
@@ -117,7 +102,7 @@ def _retention(text: str) -> str:
     return text
 
 
-class LedgerSection(_Section):
+class LedgerSection(Section):
     """The event ledger."""
 
     synchronous: Literal["NORMAL", "FULL"] = Field(
@@ -130,7 +115,7 @@ class LedgerSection(_Section):
     )
 
 
-class MemorySection(_Section):
+class MemorySection(Section):
     """The budget that everything in memory is held against."""
 
     limit: Literal["auto"] | Bytes = Field("auto", description="Bytes for weights, KV and working memory, or `auto`.")
@@ -153,7 +138,7 @@ class MemorySection(_Section):
         return self
 
 
-class KvSection(_Section):
+class KvSection(Section):
     """KV that is kept, so that a conversation's next turn computes only what is new."""
 
     block_tokens: int = Field(
@@ -169,7 +154,7 @@ class KvSection(_Section):
     )
 
 
-class ContextSection(_Section):
+class ContextSection(Section):
     """How long a prompt may be."""
 
     max_tokens: int = Field(131_072, ge=16, description="Ceiling of prompt plus answer, in tokens, for every model.")
@@ -178,7 +163,7 @@ class ContextSection(_Section):
     )
 
 
-class EngineSection(_Section):
+class EngineSection(Section):
     """The worker processes."""
 
     blas: Literal["auto", "builtin", "openblas"] = Field(
@@ -197,7 +182,7 @@ class EngineSection(_Section):
     )
 
 
-class QueueSection(_Section):
+class QueueSection(Section):
     """How much work is taken on at once."""
 
     max_running: int = Field(16, ge=1, le=256, description="Streams that a model decodes at once.")
@@ -205,7 +190,7 @@ class QueueSection(_Section):
     max_choices: int = Field(8, ge=1, le=128, description="Largest `n` of one request.")
 
 
-class SensorsSection(_Section):
+class SensorsSection(Section):
     """What the machine is asked about itself."""
 
     every: Seconds = Field(2.0, ge=0.1, description="How often memory, swap, heat and the power mode are read.")
@@ -214,7 +199,7 @@ class SensorsSection(_Section):
     )
 
 
-class GuardSection(_Section):
+class GuardSection(Section):
     """Trouble is met in stages: backpressure, shedding, restart; and in safe mode the context ceiling is lower."""
 
     enabled: bool = Field(True, description="Whether the guard acts. Without it nothing is refused or shed by it.")
@@ -239,13 +224,13 @@ class GuardSection(_Section):
     safe_dwell: Seconds = Field(10.0, description="Safe mode lasts at least so long.")
 
 
-class DrillsSection(_Section):
+class DrillsSection(Section):
     """Rehearsals: readings and faults that are made up, and labelled as such in the ledger."""
 
     enabled: bool = Field(False, description="Whether `lmx drill` may start one. `make serve` enables them.")
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """One model to serve."""
 
     id: str = Field(min_length=1, description="The name clients use.")
@@ -258,7 +243,7 @@ class ModelSection(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that can be configured."""
 
     server: ServerSection = ServerSection()
@@ -271,6 +256,7 @@ class Config(_Section):
     queue: QueueSection = QueueSection()
     sensors: SensorsSection = SensorsSection()
     guard: GuardSection = GuardSection()
+    slo: SloSection = SloSection()
     drills: DrillsSection = DrillsSection()
     models: list[ModelSection] = Field([], description="Models to serve; none: the embedded demo model.")
 
@@ -372,16 +358,25 @@ def _line_of(text: str, loc: tuple[int | str, ...]) -> int:
     """The line where a key stands. tomllib keeps no positions, so the header and the key are looked for in the text."""
     names = [part for part in loc if isinstance(part, str)]
     index = next((part for part in loc if isinstance(part, int)), 0)
-    section, key = (names[0], names[-1]) if names else ("", "")
+    # The longest header first: of slo.ttft.target [slo.ttft] and then [slo], in which `ttft.target` or `ttft` stands.
+    for depth in range(len(names), 0, -1):
+        if found := _line_within(text, ".".join(names[:depth]), names[depth:], index):
+            return found
+    return 1
+
+
+def _line_within(text: str, section: str, keys: list[str], index: int) -> int | None:
+    """Where the key stands in the section's n-th table, or that begins; None where there is no such table."""
     header = re.compile(rf"^\s*\[+\s*{re.escape(section)}\s*\]+")
-    line_of_key = re.compile(rf"^\s*\"?{re.escape(key)}\"?\s*=")
-    seen, inside, found = -1, False, 1
+    wanted = [".".join(keys[:length]) for length in range(len(keys), 0, -1)]
+    lines_of_keys = [re.compile(rf"^\s*\"?{re.escape(key)}\"?\s*=") for key in wanted]
+    seen, inside, found = -1, False, None
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("["):
             inside = bool(header.match(line))
             seen += inside
             if inside and seen == index:
                 found = number
-        elif inside and seen == index and line_of_key.match(line):
+        elif inside and seen == index and any(key.match(line) for key in lines_of_keys):
             return number
     return found

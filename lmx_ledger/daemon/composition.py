@@ -1,6 +1,6 @@
 """All parts of a running daemon, made and made known to each other; what each works on in the background."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from lmx_ledger.core.config import Config, ModelSection
@@ -11,14 +11,17 @@ from lmx_ledger.daemon.drills import Drills
 from lmx_ledger.daemon.figures import Figures
 from lmx_ledger.daemon.guarding import Guard
 from lmx_ledger.daemon.heat_watch import HeatWatch
+from lmx_ledger.daemon.objectives import Objectives
 from lmx_ledger.daemon.on_request import OnRequest
 from lmx_ledger.daemon.paging import Pager
 from lmx_ledger.daemon.residency import Residency
 from lmx_ledger.daemon.standby import Standby
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
+from lmx_ledger.daemon.terminal import warn
 from lmx_ledger.daemon.watch import MemoryWatch
 from lmx_ledger.guard import thermal
 from lmx_ledger.guard.memory import Policy
+from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.memory.limit import limit_bytes
 from lmx_ledger.memory.shared import SharedAccount
@@ -28,6 +31,7 @@ from lmx_ledger.server.metrics import Metrics, Sources
 from lmx_ledger.serving.models import ModelTable, ServedModel
 from lmx_ledger.serving.queue import AdmissionQueue
 from lmx_ledger.serving.service import Serving
+from lmx_ledger.slo.objective import Objective
 from lmx_ledger.store import embedded
 
 Work = Callable[[], Coroutine[Any, Any, None]]
@@ -40,7 +44,10 @@ class Parts:
         ScriptError: the script of readings is none.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, boot: str, url: str) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, reader: Reader, promised: Sequence[Objective], *, boot: str, url: str
+    ) -> None:
+        """`promised` are the objectives; `url` is where this daemon is reached."""
         config = settings.now
         self.table = ModelTable(_models(config))
         settings.follow(lambda config: self.table.hold_waiting(config.queue.max_waiting))
@@ -77,6 +84,7 @@ class Parts:
             policy=thermal.Policy(cool_s=config.guard.cool_after),
         )
         self.figures = Figures(self.table, self.accounts, self.budget, self.watch, self.heat)
+        self.objectives = Objectives(promised, ledger, reader, warn, self.figures.on_alert)
         self.guard = self.serving.gate = Guard(self.table, ledger, settings, self.figures, self.residency)
         self.drills = Drills(
             self.table,
@@ -94,7 +102,7 @@ class Parts:
                 serving=self.serving,
                 memory=self.budget,
                 guard=self.guard,
-                objectives=None,
+                objectives=self.objectives,
                 heat=self.heat.figures,
                 ledger=ledger.figures,
             )
@@ -114,6 +122,7 @@ class Parts:
 
     async def stop(self) -> None:
         """End what is under way, and every worker."""
+        await self.objectives.stop()
         await self.drills.stop("daemon_stopped")
         await self.guard.stop()
         await self.pager.stop()

@@ -12,6 +12,8 @@ from lmx_ledger.daemon.watch import MemoryWatch
 from lmx_ledger.guard.signals import BURN, GPU, MEMORY_FULL, QUEUE_WAIT, SWAP, THERMAL
 from lmx_ledger.serving.models import ModelTable
 
+ADMISSION: Final = "admission"
+"""The objective that deliberate refusals burn."""
 PAGE: Final = "page"
 """The severity of alerts that the guard acts on; a ticket can wait for a person."""
 
@@ -27,6 +29,9 @@ class Figures:
 
     def on_alert(self, objective: str, severity: str, model: str | None, on: bool, seq: int | None) -> None:
         """An objective burns its budget, or does not any more."""
+        if objective == ADMISSION:
+            # What the guard refuses burns it: to refuse more because of that would never end.
+            return
         if severity == PAGE and on:
             self._burning[objective, model] = seq
         elif severity == PAGE:

@@ -44,6 +44,8 @@ from lmx_ledger.serving.service import Serving
 from lmx_ledger.serving.status import status_projection
 from lmx_ledger.session.book import SessionBook, entries
 from lmx_ledger.session.table import SESSIONS, remembered
+from lmx_ledger.slo.objective import objectives_of
+from lmx_ledger.slo.recall import ObjectivesFold
 from lmx_ledger.slo.rollup import RollupProjection
 
 _LOOK_FOR_UNUSED_S: Final = 1.0
@@ -66,7 +68,13 @@ def run(config: Config, *, source: Path | None, reread: Callable[[], Config], an
 
 def projections() -> list[Projection]:
     """All that is folded; a room that has a new one is named here."""
-    return [Folded(PerBoot(ResidencyFold())), Folded(status_projection()), RollupProjection(), SessionBook()]
+    return [
+        Folded(PerBoot(ResidencyFold())),
+        Folded(status_projection()),
+        RollupProjection(),
+        SessionBook(),
+        Folded(ObjectivesFold()),
+    ]
 
 
 def prepare_home(home: Path) -> None:
@@ -91,8 +99,14 @@ class Daemon:
     """One run, from the first event to `daemon.stopped`."""
 
     def __init__(self, config: Config, source: Path | None, reread: Callable[[], Config], *, announce: bool) -> None:
+        """Nothing is begun yet.
+
+        Raises:
+            StartupError: an objective is configured that could never alert.
+        """
         self.settings = Settings(config)
         self.state = "starting"
+        self._promised = objectives_of(config.slo)
         self._source = source
         self._announce = announce
         self._rereader = Rereader(self.settings, source, reread)
@@ -172,7 +186,7 @@ class Daemon:
         )
 
     async def _serve(self, sock: socket.socket, ledger: Ledger, reader: Reader) -> int:
-        parts = Parts(self.settings, ledger, self._boot, self._url())
+        parts = Parts(self.settings, ledger, reader, self._promised, boot=self._boot, url=self._url())
         await self._remember_sessions(parts.serving, reader)
         await self._remember_pins(parts.table, reader)
         context = Context(
@@ -187,6 +201,7 @@ class Daemon:
             guard=parts.guard,
             drills=parts.drills,
             metrics=parts.metrics,
+            objectives=parts.objectives,
             boot=self._boot,
             started_s=utc_us() // 1_000_000,
         )
@@ -204,6 +219,7 @@ class Daemon:
         try:
             parts.supervisor.start(self.settings.rules_seq or None)
             await self._until_ready(parts, ledger)
+            parts.objectives.start()
             await self._until_stopped(http)
             await self._drain(parts.serving, ledger)
         finally:

@@ -121,6 +121,20 @@ class Metrics(Protocol):
         """The text, and its content type."""
 
 
+class Objectives(Protocol):
+    """What is promised, and how much of it may still be missed."""
+
+    async def refresh(self) -> None:
+        """Look at the rollups.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+
+    def public(self) -> dict[str, Any]:
+        """The form of `/lmx/slo`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """Handed to each blueprint."""
@@ -136,6 +150,7 @@ class Context:
     guard: Guard
     drills: Drills
     metrics: Metrics
+    objectives: Objectives
     boot: str
     started_s: int
 

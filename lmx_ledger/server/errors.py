@@ -16,6 +16,7 @@ from lmx_ledger.core.errors import (
     InvalidRequest,
     LmxError,
     MethodNotAllowed,
+    ModelNotFound,
     NotFound,
 )
 from lmx_ledger.server.context import Context
@@ -82,6 +83,17 @@ def record_rejection(error: LmxError, context: Context) -> None:
             data=data,
             stream=f"request:{g.request_id}",
             request=g.request_id,
+            model=_model_meant(context),
             cause=error.cause_seq or context.rules_seq,
         )
     )
+
+
+def _model_meant(context: Context) -> str | None:
+    """The served model that was asked; None where it was refused before that was known, or there is no such one."""
+    if "wanted_model" not in g:
+        return None
+    try:
+        return context.serving.models.find(g.wanted_model).id
+    except ModelNotFound:
+        return None

@@ -54,7 +54,7 @@ class Sources(NamedTuple):
     serving: Serving
     memory: Source
     guard: Source
-    objectives: Source | None
+    objectives: Source
     heat: Callable[[], Mapping[str, float | None]]
     ledger: Callable[[], Mapping[str, float]]
 
@@ -241,12 +241,11 @@ class _Gauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All of them, as they are now."""
-        objectives = self._sources.objectives
         values: dict[str, _Values] = {
             **_of_models(self._sources),
             **_of_memory(self._sources.memory.public()),
             **_of_guard(self._sources.guard.public()),
-            **_of_objectives(objectives.public() if objectives is not None else {"objectives": []}),
+            **_of_objectives(self._sources.objectives.public()),
             **{name: [((), value)] for name, value in self._sources.heat().items()},
             **{name: [((), value)] for name, value in self._sources.ledger().items()},
             "lmx_build_info": [((__version__,), 1.0)],

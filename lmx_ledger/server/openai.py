@@ -50,6 +50,7 @@ def blueprint(context: Context) -> Blueprint:
 
 
 async def _serve(context: Context, wanted: GenerationRequest, *, include_usage: bool) -> Response:
+    g.wanted_model = wanted.model
     answer = await context.serving.begin(wanted)
     g.admitted = True
     if not wanted.stream:

@@ -34,7 +34,7 @@ _KNOWN: Final = {"type", "severity", "cause", "since", "until", "order", "after"
 
 
 def blueprint(context: Context) -> Blueprint:
-    """`/lmx/status`, `/lmx/models`, `/lmx/events` and what belongs to it."""
+    """`/lmx/status`, `/lmx/models`, `/lmx/slo`, `/lmx/events` and what belongs to it."""
     face = Blueprint("operator", __name__)
 
     @face.get("/lmx/status")
@@ -50,6 +50,14 @@ def blueprint(context: Context) -> Blueprint:
     @face.get("/lmx/guard")
     async def guard() -> Response:
         return json_of(context.guard.public())
+
+    @face.get("/lmx/slo")
+    async def slo() -> Response:
+        try:
+            await context.objectives.refresh()
+        except LedgerError as error:
+            raise _unavailable(error) from error
+        return json_of(context.objectives.public())
 
     @face.get("/lmx/events")
     async def events() -> Response:

@@ -59,6 +59,7 @@ def test_what_exists_is_what_this_version_can_do() -> None:
         ("sessions", "list"),
         ("sessions", "rm"),
         ("sessions", "show"),
+        ("slo",),
     ]
     assert set(leaves(get_command(opta))) == {path for path in LMX if path[0] == "serve"}
 

@@ -56,6 +56,18 @@ def test_sizes_and_durations_are_read_as_people_write_them(tmp_path: Path) -> No
         ('[server]\nhost = "0.0.0.0"\n', 1, "no api_keys are set"),
         ('[server]\napi_keys = ["short"]\n', 1, "at least 8"),
         ("[queue]\nmax_choices = 20\n", 1, "could never start"),
+        (
+            '[slo.ttft]\ntarget = 0.95\nthresold = "30s"\n',
+            3,
+            "unknown key slo.ttft.thresold; known here: enabled, target, period, min_events, threshold",
+        ),
+        ("[slo.itl]\n\n[slo.ttft]\n\ntarget = 0.95\nthreshold = true\n", 6, "slo.ttft.threshold"),
+        ('[slo.ttft]\nthreshold = "soon"\n', 2, "write it like 500ms, 30s"),
+        ("[slo.availability]\ntarget = 99.9\n", 2, "slo.availability.target: Input should be less than 1"),
+        ('[slo.itl]\nperiod = "1d"\n[slo.ttft]\nperiod = "2d"\n', 4, "slo.ttft.period"),
+        ("[slo.tftt]\ntarget = 0.9\n", 1, "unknown key slo.tftt; known here: ttft, itl, decode_tps"),
+        ("[slo]\nttft.target = 2.0\n", 2, "slo.ttft.target"),
+        ("[slo]\nitl = {}\nttft = { target = 2.0 }\n", 3, "slo.ttft.target"),
         ('[[models]]\nid = "a"\npath = "p"\naliases = ["a"]\n', 1, "given twice"),
     ],
 )
@@ -63,6 +75,14 @@ def test_a_mistake_is_told_with_its_line_and_what_to_do(tmp_path: Path, text: st
     message = refused(tmp_path, text)
     assert message.startswith(f"{tmp_path / 'config.toml'}:{line}: ")
     assert says in message
+
+
+def test_objectives_are_tables_of_their_own_with_units_by_what_they_promise(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[slo.ttft]\nthreshold = "500ms"\n[slo.decode_tps]\nthreshold = 20\nperiod = "7d"\n')
+    slo = load_config(file).slo
+    assert (slo.ttft.threshold, slo.ttft.target, slo.ttft.period) == (0.5, 0.95, "30d")
+    assert (slo.decode_tps.threshold, slo.decode_tps.period) == (20.0, "7d")
 
 
 def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:

@@ -258,10 +258,10 @@ def test_another_version_folds_from_zero_beside_the_old_one(path: Path, reader: 
         *((name, known, seq) for name, version, seq, _ in before["projection"] for known in (version, version + 1))
     }
     with closing(open_to_read(file)) as connection:
-        assert connection.execute("SELECT * FROM rollup_v3").fetchall() == before["rollup"]
+        assert connection.execute("SELECT * FROM rollup_v4").fetchall() == before["rollup"]
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute("UPDATE projection SET updated_us = 0 WHERE name = 'rollup' AND version = 2")
-        connection.execute("DELETE FROM projection WHERE name = 'rollup' AND version = 3")
+        connection.execute("UPDATE projection SET updated_us = 0 WHERE name = 'rollup' AND version = 3")
+        connection.execute("DELETE FROM projection WHERE name = 'rollup' AND version = 4")
         connection.commit()
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         fold_all(file, reader, *newer)

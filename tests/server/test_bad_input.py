@@ -162,7 +162,7 @@ def test_max_tokens_beyond_the_ceiling_is_clamped_and_the_clamp_recorded(daemon:
 
 def test_unknown_paths_and_methods_are_typed(daemon: RunningDaemon) -> None:
     refused(httpx.get(f"{daemon.url}/v1/nothing"), 404, "not_found")
-    refused(httpx.get(f"{daemon.url}/lmx/slo"), 404, "not_found")
+    refused(httpx.get(f"{daemon.url}/lmx/nothing"), 404, "not_found")
     refused(httpx.get(f"{daemon.url}/v1/chat/completions"), 405, "method_not_allowed")
     refused(httpx.delete(f"{daemon.url}/v1/models"), 405, "method_not_allowed")
 
@@ -257,6 +257,13 @@ def test_the_same_prompt_twice_at_once_is_answered_twice(daemon: RunningDaemon) 
     body = {"model": "chain", "prompt": ["one and the same", "one and the same"], "temperature": 0}
     answer = daemon.post("/v1/completions", body).json()
     assert answer["choices"][0]["text"] == answer["choices"][1]["text"]
+
+
+def test_a_refusal_belongs_to_the_model_that_was_asked(daemon: RunningDaemon) -> None:
+    for name, model in (("gpt-4o", "chain"), (None, "chain"), ("random", "random"), ("nobody", None)):
+        response = daemon.chat(top_k=10**6, **({} if name is None else {"model": name}))
+        event = daemon.wait_event("request.rejected", request=response.headers["X-Request-ID"])
+        assert event["model"] == model
 
 
 def test_refusals_are_in_the_ledger_with_their_reason(daemon: RunningDaemon) -> None:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -20,6 +21,7 @@ from lmx_ledger.ledger.store import migrate
 from lmx_ledger.ledger.ticket import Place
 from lmx_ledger.slo import histogram
 from lmx_ledger.slo.rollup import EMPTY, MINUTE_US, NO_MODEL, Rollup, RollupProjection, added, merged, rollups
+from tests.slo import parts
 
 BEGIN_US = 1_000_000 * MINUTE_US
 VALUES = st.lists(st.floats(0.001, 1e7), min_size=1, max_size=60)
@@ -190,3 +192,69 @@ def test_values_beyond_every_bucket_still_count(value: float) -> None:
 
 def test_of_nothing_there_is_no_mean_no_quantile_and_no_share() -> None:
     assert (EMPTY.mean, EMPTY.quantile(0.5), EMPTY.share_up_to(1.0)) == (None, None, None)
+
+
+def folded(*events: Recorded) -> sqlite3.Connection:
+    table = parts.Table()
+    table.fold(events)
+    return table.connection
+
+
+def sums(*events: Recorded) -> dict[str, tuple[int, float]]:
+    rows = folded(*events).execute("SELECT sli, count, sum FROM rollup_v3 WHERE minutes = 1")
+    return {sli: (count, total) for sli, count, total in rows}
+
+
+def test_speeds_are_of_what_was_made_and_computed() -> None:
+    fields: dict[str, Any] = {"prompt_tokens": 300, "cached_tokens": 100, "completion_tokens": 11}
+    found = sums(parts.finished(1, 0, queue_ms=500.0, ttft_ms=1500.0, wall_ms=3500.0, **fields))
+    # 10 tokens behind the first one in 2 s, and 200 computed tokens in 1 s behind the queue.
+    assert (found["decode_tps"], found["prefill_tps"]) == ((1, 5.0), (1, 200.0))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"completion_tokens": 1},
+        {"prompt_tokens": 163, "cached_tokens": 100},
+        {"ttft_ms": None},
+        {"ttft_ms": 500.0, "queue_ms": 500.0, "wall_ms": 500.0},
+    ],
+)
+def test_without_anything_to_measure_there_is_no_speed(fields: dict[str, Any]) -> None:
+    whole: dict[str, Any] = {
+        "prompt_tokens": 300,
+        "completion_tokens": 11,
+        "queue_ms": 0.0,
+        "ttft_ms": 1000.0,
+        "wall_ms": 3000.0,
+    }
+    found = sums(parts.finished(1, 0, **{**whole, **fields}))
+    assert not {"decode_tps", "prefill_tps"} <= set(found)
+
+
+def test_misses_that_are_nobodys_fault_have_a_name_of_their_own() -> None:
+    reasons = ["new_session", "too_short", "diverged", "evicted", "busy"]
+    missed = [parts.recorded(n, "kv.missed", 0, "m0", reason=reason) for n, reason in enumerate(reasons, 1)]
+    found = sums(*missed, parts.recorded(9, "kv.hit", 0, "m0"))
+    assert found == {"kv.unknown": (2, 2.0), "kv.missed": (3, 3.0), "kv.hit": (1, 1.0)}
+
+
+def test_who_was_not_answered_is_bad_refused_on_purpose_or_neither() -> None:
+    found = folded(
+        *(parts.failed(n, 0, status=status) for n, status in enumerate([500, 503, 507, 429], 1)),
+        *(parts.recorded(10 + n, "request.rejected", 0, None, status=status, code="c")
+          for n, status in enumerate([400, 401, 404, 413, 429, 503, 507])),
+        *(parts.recorded(20 + n, "request.cancelled", 0, "m0", reason=reason)
+          for n, reason in enumerate(["client_gone", "client_stalled", "server_error", "daemon_stopped"])),
+    )  # fmt: skip
+    rows = sorted(found.execute("SELECT model, sli, count FROM rollup_v3 WHERE minutes = 1 AND sli LIKE 'judged%'"))
+    # 500 and 503, and the two that were cut off; of no model 503.
+    assert rows == [("", "judged.bad", 1), ("", "judged.shed", 1), ("m0", "judged.bad", 4), ("m0", "judged.shed", 1)]
+
+
+def test_a_row_has_the_seq_of_the_last_event_that_touched_it() -> None:
+    table = parts.Table()
+    table.fold([parts.finished(3, 0), parts.finished(5, 0), parts.finished(8, 1)])
+    rows = table.connection.execute("SELECT number, seq FROM rollup_v3 WHERE minutes = 1 AND sli = 'outcome.ok'")
+    assert sorted(rows) == [(parts.BEGIN, 5), (parts.BEGIN + 1, 8)]
