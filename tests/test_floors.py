@@ -13,6 +13,7 @@ FLOORS = [
     "bench",
     "daemon",
     "server",
+    "incident",
     "slo",
     "serving",
     "session",
