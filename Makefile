@@ -60,13 +60,15 @@ bench: install ## Measure this machine, beside baselines of the same run
 	@$(BIN)/lmx bench ledger
 	@$(BIN)/lmx bench engine
 	@$(BIN)/lmx bench memory
+	@$(BIN)/lmx bench guard
 
 benchmarks: install ## Measure ledger, engine and memory at length (an hour) and write docs/benchmarks.md
 	@mkdir -p build
 	@$(BIN)/lmx bench engine --kills 20 --out build/bench-engine.json
 	@$(BIN)/lmx bench memory --out build/bench-memory.json
+	@$(BIN)/lmx bench guard --out build/bench-guard.json
 	@for n in 1000000 5000000; do $(BIN)/lmx bench ledger --events $$n --out build/bench-$$n.json || exit 1; done
-	@$(BIN)/python scripts/write_benchmarks.py build/bench-engine.json build/bench-memory.json build/bench-1000000.json build/bench-5000000.json
+	@$(BIN)/python scripts/write_benchmarks.py build/bench-engine.json build/bench-memory.json build/bench-guard.json build/bench-1000000.json build/bench-5000000.json
 
 docs: install ## Write the generated references under docs/ and config.example.toml
 	@$(BIN)/python scripts/generate_docs.py

@@ -23,6 +23,7 @@ def main() -> int:
         ROOT / "config.example.toml": config_example(),
         ROOT / "docs" / "events.md": event_catalogue(),
         ROOT / "docs" / "commands.md": command_reference(),
+        ROOT / "docs" / "metrics.md": metrics_reference(),
     }
     stale = [file for file, text in pages.items() if not file.exists() or file.read_text() != text]
     if "--check" in sys.argv:
@@ -110,6 +111,26 @@ def event_catalogue() -> str:
         example = msgspec.json.encode(example_of(kind.name)).decode().replace("|", "\\|")
         durable = "yes" if kind.durable else ""
         lines.append(f"| `{kind.name}` | {kind.severity.label} | {durable} | {doc} | `{example}` |")
+    return "\n".join(lines) + "\n"
+
+
+def metrics_reference() -> str:
+    """Every series of `/metrics`."""
+    from lmx_ledger.server.metrics import COUNTERS, GAUGES, HISTOGRAMS
+
+    lines = [
+        "# Metrics",
+        "",
+        "Generated from `lmx_ledger/server/metrics.py` by `make docs`. `GET /metrics` is open to whoever may talk to",
+        "this address, and never shed. A series whose figure the machine does not say is left out.",
+        "",
+        "| series | kind | labels | what it says |",
+        "|---|---|---|---|",
+    ]
+    for kind, rows in (("histogram", HISTOGRAMS), ("counter", COUNTERS), ("gauge", GAUGES)):
+        for one in rows:
+            labels = ", ".join(f"`{label}`" for label in one.labels)
+            lines.append(f"| `{one.name}` | {kind} | {labels} | {one.doc} |")
     return "\n".join(lines) + "\n"
 
 

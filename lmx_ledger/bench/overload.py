@@ -50,6 +50,8 @@ def overload(folder: Path, sizes: GuardSizes) -> Iterator[Figure]:
     off = _flooded(folder / "home-unguarded", model, sizes, "[guard]\nenabled = false\n")
     guard = f'[guard]\nqueue_wait = "{objective_s * _SHARE:.3f}s"\n'
     on = _flooded(folder / "home-guarded", model, sizes, guard)
+    if not on.answered or not off.answered:
+        raise OSError("a flood of which nobody was answered")
     told = f"{sizes.sessions} new sessions over {sizes.slots} slots; one takes {service_s:.2f} s when all are taken"
     first_on = quantile([one.first_s for one in on.answered], 0.95)
     first_off = quantile([one.first_s for one in off.answered], 0.95)

@@ -105,12 +105,13 @@ QUICK_MEMORY: Final = MemorySizes(
 
 
 class GuardSizes(NamedTuple):
-    """So many new `sessions` at once over so many `slots`, each for `tokens`."""
+    """So many new `sessions` at once over so many `slots`, each for `tokens`; objectives over so many `days`."""
 
     sessions: int = 200
     slots: int = 4
     tokens: int = 64
     shape: Shape = Shape(6)
+    days: int = 30
 
 
-QUICK_GUARD: Final = GuardSizes(sessions=24, slots=2, tokens=24, shape=Shape(1))
+QUICK_GUARD: Final = GuardSizes(sessions=24, slots=2, tokens=24, shape=Shape(1), days=1)

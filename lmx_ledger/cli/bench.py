@@ -150,6 +150,41 @@ def memory(
     _tell(told, figures, out, as_json=as_json)
 
 
+@group.command("guard", epilog="Example: lmx bench guard --only flood")
+def guard(
+    only: Annotated[str | None, typer.Option("--only", metavar="PARTS", help="Of flood, objectives.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A tiny model and few sessions: whether it runs, not how well.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the figures as JSON as well.")
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """What the guard does in a flood, beside the same flood without it; what judging the objectives costs.
+
+    Starts processes of its own on free ports of this machine, in a folder of its own under the home; yours are not
+    touched.
+    """
+    from lmx_ledger.bench import guard as guard_bench  # noqa: PLC0415 - as above
+    from lmx_ledger.bench.sizes import QUICK_GUARD, GuardSizes  # noqa: PLC0415 - as above
+
+    folder = _folder(home, url, api_key)
+    _must_be_writable(out)
+    parts = _parts(guard_bench.Part, only)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
+            sizes = QUICK_GUARD if quick else GuardSizes()
+            figures = guard_bench.measure(Path(place), sizes, say=note, only=parts)
+    except (OSError, sqlite3.Error) as error:
+        raise Failure(f"the guard could not be measured: {error}") from None
+    _tell(report(f"lmx bench guard{f' --only {only}' if only else ''}", figures), figures, out, as_json=as_json)
+
+
 def _tell(told: dict[str, object], figures: list[Figure], out: Path | None, *, as_json: bool) -> None:
     """On stdout, and in the file that was asked for."""
     if as_json:

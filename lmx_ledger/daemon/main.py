@@ -1,10 +1,12 @@
 """The daemon, composed: socket, ledger, models, HTTP; and the order in which it all starts and stops."""
 
 import asyncio
+import contextlib
 import os
 import platform
 import signal
 import socket
+import sqlite3
 import traceback
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -46,10 +48,10 @@ from lmx_ledger.session.book import SessionBook, entries
 from lmx_ledger.session.table import SESSIONS, remembered
 from lmx_ledger.slo.objective import objectives_of
 from lmx_ledger.slo.recall import ObjectivesFold
-from lmx_ledger.slo.rollup import RollupProjection
+from lmx_ledger.slo.rollup import RollupProjection, rollups
 
-_LOOK_FOR_UNUSED_S: Final = 1.0
 _AGAIN_S: Final = 1.0
+_DAY_US: Final = 86_400_000_000
 
 
 def run(config: Config, *, source: Path | None, reread: Callable[[], Config], announce: bool = True) -> int:
@@ -189,6 +191,7 @@ class Daemon:
         parts = Parts(self.settings, ledger, reader, self._promised, boot=self._boot, url=self._url())
         await self._remember_sessions(parts.serving, reader)
         await self._remember_pins(parts.table, reader)
+        await asyncio.to_thread(self._remember_service_times, parts.table)
         context = Context(
             serving=parts.serving,
             ledger=ledger,
@@ -262,6 +265,18 @@ class Daemon:
         pinned = known[0].pinned if known else frozenset()
         for model in table.all():
             model.pinned = model.pinned or model.id in pinned
+
+    def _remember_service_times(self, table: ModelTable) -> None:
+        """How long requests took in the day before: how long a line is, the guard has to know before the first ends."""
+        now_us = utc_us()
+        for model in table.all():
+            # Of a home without a history there is none.
+            with contextlib.suppress(sqlite3.Error):
+                file = self.config.home / FILE
+                wall = rollups(file, now_us - _DAY_US, now_us, model.id, "wall_ms").mean
+                queued = rollups(file, now_us - _DAY_US, now_us, model.id, "queue_ms").mean
+                if wall is not None and queued is not None:
+                    model.queue.expect(max(wall - queued, 0.0) / 1e3)
 
     async def _until_ready(self, parts: Parts, ledger: Ledger) -> None:
         table = parts.table

@@ -82,7 +82,7 @@ def create_app(context: Context) -> Quart:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        body, content_type = context.metrics.exposition(request.headers.get("Accept", ""))
+        body, content_type = context.metrics.exposition()
         return Response(body, content_type=content_type)
 
     app.register_blueprint(openai.blueprint(context))

@@ -117,7 +117,7 @@ class Drills(Protocol):
 class Metrics(Protocol):
     """What is scraped."""
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
+    def exposition(self) -> tuple[bytes, str]:
         """The text, and its content type."""
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -18,6 +18,7 @@ from lmx_ledger.core import events as ev
 from lmx_ledger.core.units import parse_duration
 from lmx_ledger.serving.models import PAGED, ModelState
 from lmx_ledger.serving.service import Serving
+from lmx_ledger.session.explain import Reason
 
 _MODEL: Final = ("model_name",)
 _TTFT_S: Final = (
@@ -36,7 +37,7 @@ _FINISHES: Final = {"stop": "stop", "length": "length", "tool_calls": "stop"}
 _ABORT: Final = "abort"
 _STAGES: Final = ("normal", "backpressure", "shedding", "restart")
 _SLEEP: Final = ("awake", "weights_offloaded", "discard_all")
-_OUT: Final = "paging.out_finished"
+_DIRECTIONS: Final = ("in", "out")
 _ALL: Final = "all"
 _DAY_S: Final = 86_400
 
@@ -59,61 +60,84 @@ class Sources(NamedTuple):
     ledger: Callable[[], Mapping[str, float]]
 
 
-class Gauge(NamedTuple):
-    """A row of the catalogue: a name, what it says, and its labels."""
+class Series(NamedTuple):
+    """A row of the catalogue: a name, what it says, its labels, and of a histogram the upper bounds."""
 
     name: str
     doc: str
     labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
 
+
+TTFT: Final = Series("vllm:time_to_first_token_seconds", "To the first token.", _MODEL, _TTFT_S)
+ITL: Final = Series("vllm:inter_token_latency_seconds", "Between two tokens.", _MODEL, _ITL_S)
+E2E: Final = Series("vllm:e2e_request_latency_seconds", "A whole request.", _MODEL, _E2E_S)
+PROMPT: Final = Series("vllm:prompt_tokens_total", "Prompt tokens of finished requests.", _MODEL)
+GENERATED: Final = Series("vllm:generation_tokens_total", "Tokens that were answered.", _MODEL)
+QUERIES: Final = Series("vllm:prefix_cache_queries_total", "Prompt tokens that were looked for.", _MODEL)
+HITS: Final = Series("vllm:prefix_cache_hits_total", "Those that had been kept.", _MODEL)
+SUCCESS: Final = Series("vllm:request_success_total", "Requests that ended.", (*_MODEL, "finished_reason"))
+EVENTS: Final = Series("lmx_events_total", "Events of the ledger.", ("type",))
+REFUSED: Final = Series("lmx_requests_refused_total", "Requests that were refused.", ("code",))
+MISSES: Final = Series("lmx_kv_misses_total", "Prompts of which tokens were computed again.", ("reason",))
+RECOMPUTED: Final = Series("lmx_kv_recomputed_tokens_total", "Tokens that had been computed before.", ("reason",))
+PAGED_BYTES: Final = Series("lmx_paging_bytes_total", "Weights that went or came.", ("direction",))
+PAGED_SECONDS: Final = Series("lmx_paging_seconds_total", "How long that took.", ("direction",))
+RESTARTS: Final = Series("lmx_engine_restarts_total", "Workers that took another's place.", _MODEL)
+HISTOGRAMS: Final = (TTFT, ITL, E2E)
+COUNTERS: Final = (
+    *(PROMPT, GENERATED, QUERIES, HITS, SUCCESS, EVENTS, REFUSED, MISSES, RECOMPUTED),
+    *(PAGED_BYTES, PAGED_SECONDS, RESTARTS),
+)
+_PER_MODEL: Final = (PROMPT, GENERATED, QUERIES, HITS, RESTARTS)
 
 GAUGES: Final = (
-    Gauge("vllm:num_requests_running", "Streams in the engine.", _MODEL),
-    Gauge("vllm:num_requests_waiting", "Requests in line.", _MODEL),
-    Gauge("vllm:kv_cache_usage_perc", "Share (0 to 1) of the memory that weights leave which KV takes.", _MODEL),
-    Gauge("vllm:engine_sleep_state", "1 for the state that a model's weights are in.", (*_MODEL, "sleep_state")),
-    Gauge("lmx_build_info", "1; the version is a label.", ("version",)),
-    Gauge("lmx_guard_stage", "1 for the stage in force.", ("stage",)),
-    Gauge("lmx_safe_mode", "1 while the context ceiling is lowered."),
-    Gauge("lmx_context_ceiling_tokens", "Tokens that a prompt and its answer may have at most."),
-    Gauge("lmx_signal", "What the guard goes by, as it is now.", ("signal",)),
-    Gauge("lmx_signal_threshold", "At which the signal comes on.", ("signal",)),
-    Gauge("lmx_signal_on", "1 while it is.", ("signal",)),
-    Gauge("lmx_queue_wait_seconds", "About how long a new request would wait.", _MODEL),
-    Gauge("lmx_model_resident_bytes", "Of its weights, what is in memory.", _MODEL),
-    Gauge("lmx_model_weights_bytes", "Of its weights, all.", _MODEL),
-    Gauge("lmx_memory_limit_bytes", "The limit in force."),
-    Gauge("lmx_memory_configured_bytes", "The limit that is configured."),
-    Gauge("lmx_memory_used_bytes", "What is reserved."),
-    Gauge("lmx_memory_measured_bytes", "What the workers hold."),
-    Gauge("lmx_memory_weights_bytes", "Reserved for weights."),
-    Gauge("lmx_memory_kv_bytes", "Reserved for the KV of streams."),
-    Gauge("lmx_memory_kept_bytes", "Reserved for KV at rest."),
-    Gauge("lmx_memory_working_bytes", "Reserved for working memory."),
-    Gauge("lmx_memory_others_bytes", "Reserved by other daemons of this home."),
-    Gauge("lmx_gpu_busy_ratio", "Share of the time in which the GPU had work; absent where the machine does not say."),
-    Gauge("lmx_gpu_frequency_hertz", "Its clock; absent where the machine does not say."),
-    Gauge("lmx_thermal_throttled", "1 while heat slows the machine."),
-    Gauge("lmx_ledger_seq", "The newest event."),
-    Gauge("lmx_ledger_queue", "Events that are not committed yet."),
-    Gauge("lmx_ledger_lost", "Events that never will be."),
-    Gauge("slo:objective:ratio", "What the objective aims at.", ("sloth_service", "sloth_slo", "sloth_id")),
-    Gauge("slo:time_period:days", "Days of its period.", ("sloth_service", "sloth_slo", "sloth_id")),
-    Gauge("slo:error_budget:ratio", "What may fail.", ("sloth_service", "sloth_slo", "sloth_id")),
-    Gauge(
+    Series("vllm:num_requests_running", "Streams in the engine.", _MODEL),
+    Series("vllm:num_requests_waiting", "Requests in line.", _MODEL),
+    Series("vllm:kv_cache_usage_perc", "Share (0 to 1) of the memory that weights leave which KV takes.", _MODEL),
+    Series("vllm:engine_sleep_state", "1 for the state that a model's weights are in.", (*_MODEL, "sleep_state")),
+    Series("lmx_build_info", "1; the version is a label.", ("version",)),
+    Series("lmx_guard_stage", "1 for the stage in force.", ("stage",)),
+    Series("lmx_safe_mode", "1 while the context ceiling is lowered."),
+    Series("lmx_context_ceiling_tokens", "Tokens that a prompt and its answer may have at most."),
+    Series("lmx_signal", "What the guard goes by, as it is now.", ("signal",)),
+    Series("lmx_signal_threshold", "At which the signal comes on.", ("signal",)),
+    Series("lmx_signal_on", "1 while it is.", ("signal",)),
+    Series("lmx_queue_wait_seconds", "About how long a new request would wait.", _MODEL),
+    Series("lmx_model_resident_bytes", "Of its weights, what is in memory.", _MODEL),
+    Series("lmx_model_weights_bytes", "Of its weights, all.", _MODEL),
+    Series("lmx_memory_limit_bytes", "The limit in force."),
+    Series("lmx_memory_configured_bytes", "The limit that is configured."),
+    Series("lmx_memory_used_bytes", "What is reserved."),
+    Series("lmx_memory_measured_bytes", "What the workers hold."),
+    Series("lmx_memory_weights_bytes", "Reserved for weights."),
+    Series("lmx_memory_kv_bytes", "Reserved for the KV of streams."),
+    Series("lmx_memory_kept_bytes", "Reserved for KV at rest."),
+    Series("lmx_memory_working_bytes", "Reserved for working memory."),
+    Series("lmx_memory_others_bytes", "Reserved by other daemons of this home."),
+    Series("lmx_gpu_busy_ratio", "Share of the time in which the GPU had work; absent where the machine does not say."),
+    Series("lmx_gpu_frequency_hertz", "Its clock; absent where the machine does not say."),
+    Series("lmx_thermal_throttled", "1 while heat slows the machine."),
+    Series("lmx_ledger_seq", "The newest event."),
+    Series("lmx_ledger_queue", "Events that are not committed yet."),
+    Series("lmx_ledger_lost", "Events that never will be."),
+    Series("slo:objective:ratio", "What the objective aims at.", ("sloth_service", "sloth_slo", "sloth_id")),
+    Series("slo:time_period:days", "Days of its period.", ("sloth_service", "sloth_slo", "sloth_id")),
+    Series("slo:error_budget:ratio", "What may fail.", ("sloth_service", "sloth_slo", "sloth_id")),
+    Series(
         "slo:sli_error:ratio_rate",
         "What failed, by window.",
         ("sloth_service", "sloth_slo", "sloth_id", "sloth_window"),
     ),
-    Gauge(
+    Series(
         "slo:current_burn_rate:ratio",
         "How fast the budget burns, over the shortest window that has data.",
         ("sloth_service", "sloth_slo", "sloth_id"),
     ),
-    Gauge(
+    Series(
         "slo:period_burn_rate:ratio", "How fast it burns, over the period.", ("sloth_service", "sloth_slo", "sloth_id")
     ),
-    Gauge(
+    Series(
         "slo:period_error_budget_remaining:ratio",
         "Share of the period's budget that is left.",
         ("sloth_service", "sloth_slo", "sloth_id"),
@@ -130,105 +154,72 @@ class Metrics:
     def __init__(self, sources: Sources) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
-        self._ttft = Histogram(
-            "vllm:time_to_first_token_seconds", "To the first token.", _MODEL, buckets=_TTFT_S, registry=registry
-        )
-        self._itl = Histogram(
-            "vllm:inter_token_latency_seconds", "Between two tokens.", _MODEL, buckets=_ITL_S, registry=registry
-        )
-        self._e2e = Histogram(
-            "vllm:e2e_request_latency_seconds", "A whole request.", _MODEL, buckets=_E2E_S, registry=registry
-        )
-        self._prompt = Counter("vllm:prompt_tokens", "Prompt tokens of finished requests.", _MODEL, registry=registry)
-        self._generated = Counter("vllm:generation_tokens", "Tokens that were answered.", _MODEL, registry=registry)
-        self._queries = Counter(
-            "vllm:prefix_cache_queries",
-            "Prompt tokens that were looked for in what is kept.",
-            _MODEL,
-            registry=registry,
-        )
-        self._hits = Counter("vllm:prefix_cache_hits", "Those that were there.", _MODEL, registry=registry)
-        self._success = Counter(
-            "vllm:request_success", "Requests that ended.", (*_MODEL, "finished_reason"), registry=registry
-        )
-        self._events = Counter("lmx_events", "Events of the ledger.", ("type",), registry=registry)
-        self._refused = Counter("lmx_requests_refused", "Requests that were refused.", ("code",), registry=registry)
-        self._misses = Counter("lmx_kv_misses", "Prompts that were not kept as known.", ("reason",), registry=registry)
-        self._recomputed = Counter(
-            "lmx_kv_recomputed_tokens", "Tokens that had been computed before.", ("reason",), registry=registry
-        )
-        self._paged = Counter("lmx_paging_bytes", "Weights that went or came.", ("direction",), registry=registry)
-        self._paging = Counter("lmx_paging_seconds", "How long that took.", ("direction",), registry=registry)
-        self._restarts = Counter("lmx_engine_restarts", "Workers that took another's place.", _MODEL, registry=registry)
+        self._histograms = {
+            one: Histogram(one.name, one.doc, one.labels, buckets=one.bounds, registry=registry) for one in HISTOGRAMS
+        }
+        self._counters = {one: Counter(one.name, one.doc, one.labels, registry=registry) for one in COUNTERS}
         registry.register(_Gauges(sources))
-        for direction in ("in", "out"):
-            self._paged.labels(direction)
-            self._paging.labels(direction)
+        for direction in _DIRECTIONS:
+            self._counters[PAGED_BYTES].labels(direction)
+            self._counters[PAGED_SECONDS].labels(direction)
+        for reason in Reason:
+            self._counters[MISSES].labels(reason.value)
+            self._counters[RECOMPUTED].labels(reason.value)
         for model in sources.serving.models.all():
             self._begin(model.id)
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The text, and its content type, in the format that the scraper prefers."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+    def exposition(self) -> tuple[bytes, str]:
+        """The text, and its content type.
 
-    def names(self) -> list[tuple[str, str, str, tuple[str, ...]]]:
-        """Name, type, what it says and labels of each, for docs/."""
-        own = [
-            (
-                f"{one._name}_total" if isinstance(one, Counter) else one._name,
-                one._type,
-                one._documentation,
-                one._labelnames,
-            )
-            for one in vars(self).values()
-            if isinstance(one, Counter | Histogram)
-        ]
-        return [*own, *((gauge.name, "gauge", gauge.doc, gauge.labels) for gauge in GAUGES)]
+        Always Prometheus's own format: as OpenMetrics the library (0.26) writes the colons of names as underscores.
+        """
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def on_gaps(self, model: str, gaps_ms: Sequence[float]) -> None:
         """The pauses between the tokens of a request that has ended."""
-        child = self._itl.labels(model)
+        observe = self._histograms[ITL].labels(model).observe
         for gap_ms in gaps_ms:
-            child.observe(gap_ms / 1e3)
+            observe(gap_ms / 1e3)
 
     def on_event(self, event: ev.Event) -> None:
         """Count it."""
-        self._events.labels(event.kind.name).inc()
+        count, measure = self._counters, self._histograms
+        count[EVENTS].labels(event.kind.name).inc()
         model, data = event.model or "", event.data
         match data:
             case ev.RequestFinished():
-                self._success.labels(model, _FINISHES.get(data.finish_reason, data.finish_reason)).inc()
-                self._prompt.labels(model).inc(data.prompt_tokens)
-                self._generated.labels(model).inc(data.completion_tokens)
-                self._queries.labels(model).inc(data.prompt_tokens)
-                self._hits.labels(model).inc(data.cached_tokens)
-                self._e2e.labels(model).observe(data.wall_ms / 1e3)
+                count[SUCCESS].labels(model, _FINISHES.get(data.finish_reason, data.finish_reason)).inc()
+                count[PROMPT].labels(model).inc(data.prompt_tokens)
+                count[GENERATED].labels(model).inc(data.completion_tokens)
+                count[QUERIES].labels(model).inc(data.prompt_tokens)
+                count[HITS].labels(model).inc(data.cached_tokens)
+                measure[E2E].labels(model).observe(data.wall_ms / 1e3)
             case ev.RequestFirstToken():
-                self._ttft.labels(model).observe(data.ttft_ms / 1e3)
+                measure[TTFT].labels(model).observe(data.ttft_ms / 1e3)
             case ev.RequestCancelled() | ev.RequestFailed():
-                self._success.labels(model, _ABORT).inc()
+                count[SUCCESS].labels(model, _ABORT).inc()
             case ev.RequestRejected():
-                self._refused.labels(data.code).inc()
+                count[REFUSED].labels(data.code).inc()
             case ev.KvMissed():
-                self._misses.labels(data.reason).inc()
-                self._recomputed.labels(data.reason).inc(data.lost_tokens)
+                count[MISSES].labels(data.reason).inc()
+                count[RECOMPUTED].labels(data.reason).inc(data.lost_tokens)
             case ev.PagingOutFinished() | ev.PagingInFinished():
-                direction = "out" if event.kind.name == _OUT else "in"
-                self._paged.labels(direction).inc(data.bytes)
-                self._paging.labels(direction).inc(data.ms / 1e3)
+                direction = _DIRECTIONS[isinstance(data, ev.PagingOutFinished)]
+                count[PAGED_BYTES].labels(direction).inc(data.bytes)
+                count[PAGED_SECONDS].labels(direction).inc(data.ms / 1e3)
             case ev.EngineRestarted():
-                self._restarts.labels(model).inc()
+                count[RESTARTS].labels(model).inc()
             case ev.ModelLoaded():
                 self._begin(model)
 
     def _begin(self, model: str) -> None:
         """Series begin at 0: a rate over one that appears with its first event misses that."""
-        for one in (self._ttft, self._itl, self._e2e, self._prompt, self._generated, self._queries, self._hits):
-            one.labels(model)
-        self._restarts.labels(model)
+        for histogram in self._histograms.values():
+            histogram.labels(model)
+        for one in _PER_MODEL:
+            self._counters[one].labels(model)
         for reason in (*dict.fromkeys(_FINISHES.values()), _ABORT):
-            self._success.labels(model, reason)
+            self._counters[SUCCESS].labels(model, reason)
 
 
 class _Gauges(Collector):

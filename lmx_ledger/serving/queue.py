@@ -73,6 +73,7 @@ class AdmissionQueue:
         """Whether there is memory for one more; if so it is reserved."""
         self.on_left: Callable[[Place], None] = lambda _: None
         self._mean_s = 1.0
+        self._learned = False
 
     @property
     def running(self) -> int:
@@ -172,11 +173,13 @@ class AdmissionQueue:
 
     def finished(self, served_s: float) -> None:
         """Learn how long a request is in the engine, for `wait_s` (exponential mean over about five)."""
-        self._mean_s += 0.2 * (served_s - self._mean_s)
+        # The first one says more than any guess.
+        self._mean_s = served_s if not self._learned else self._mean_s + 0.2 * (served_s - self._mean_s)
+        self._learned = True
 
     def expect(self, served_s: float) -> None:
         """So long requests took in an earlier run."""
-        self._mean_s = served_s
+        self._mean_s, self._learned = served_s, True
 
     def wait_s(self) -> float:
         """About how long somebody who comes now will wait; 0 where there is a place.

@@ -31,6 +31,7 @@ def run(app: typer.Typer, *arguments: str) -> Any:
 def test_what_exists_is_what_this_version_can_do() -> None:
     assert sorted(LMX) == [
         ("bench", "engine"),
+        ("bench", "guard"),
         ("bench", "ledger"),
         ("bench", "memory"),
         ("chat",),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lmx_ledger.core.sensed import LEVELS, HeatReading, ThermalLevel
-from lmx_ledger.sensor.footprint import phys_footprint
+from lmx_ledger.engine.worker.footprint import phys_footprint
 from lmx_ledger.sensor.macos import Run
 from lmx_ledger.sensor.macos_heat import (
     MacGpu,

@@ -2,20 +2,25 @@
 
 import ctypes
 import functools
+import os
 import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from lmx_ledger.engine.worker.footprint import phys_footprint
+
 _FAILED: Final = ("allocate", "bad_alloc", "alloc]")
 _STATM: Final = Path("/proc/self/statm")
 
 
 def process_bytes() -> int:
-    """Resident memory, by the cheapest of the ways that there are."""
+    """Its memory, by the cheapest of the ways that there are: on macOS with what Metal holds for it."""
     if sys.platform == "linux":
         return int(_STATM.read_text().split()[1]) * resource.getpagesize()
+    if (footprint := phys_footprint(os.getpid())) is not None:
+        return footprint
     import psutil  # noqa: PLC0415 - only where there is no /proc
 
     return int(psutil.Process().memory_info().rss)
