@@ -176,6 +176,9 @@ def test_a_worker_that_hangs_is_replaced_and_its_stream_goes_on(
     stream.close()
     exited = daemon.wait_event("engine.exited", model="chain")
     assert exited["data"]["hung"]
+    requested = daemon.wait_event("guard.restart_requested")
+    assert (requested["data"]["reason"], exited["cause"]) == ("no_progress", requested["seq"])
+    assert requested["data"]["silent_s"] >= 1
     (resumed,) = daemon.events(type="request.resumed")
     assert resumed["cause"] == exited["seq"]
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
@@ -18,7 +19,7 @@ from mlx_lm.utils import load_model
 
 from lmx_ledger.engine.client import Worker
 from lmx_ledger.engine.exit import Exit
-from lmx_ledger.engine.protocol import Sampling, Token, ToolParsed
+from lmx_ledger.engine.protocol import Sampling, Step, Token, ToolParsed
 from lmx_ledger.engine.stream import EngineError, LoadTimedOut, WorkerDied
 from lmx_ledger.engine.worker.sampling import Draw
 from tests.conftest import eventually
@@ -275,3 +276,42 @@ async def test_openblas_is_used_where_it_is_and_missed_by_name_where_it_is_not(r
     if not there:
         with pytest.raises(EngineError, match="install libopenblas0"):
             await Worker.start("openblas")
+
+
+async def test_a_worker_that_says_much_and_gives_nothing_hangs_too(random_model: Path) -> None:
+    exits: list[Exit] = []
+    silent: list[float] = []
+
+    async def on_hung(silent_s: float) -> None:
+        silent.append(silent_s)
+
+    worker = await Worker.start("builtin", lambda _, died: exits.append(died))
+    await worker.load(str(random_model), prefill_step=64, prefill_gap=9, timeout_s=60)
+    worker.hang_timeout_s, worker.on_hung = 0.5, on_hung
+    stream = worker.insert(PROMPT, prompt_len=len(PROMPT), max_tokens=100_000, eos=[], sampling=Sampling())
+    while not any(isinstance(item, Token) for item in await stream.take()):
+        pass
+    worker.process.send_signal(signal.SIGSTOP)
+    while not worker.exited.done():
+        # As a loop would report that spins.
+        worker._on_step(Step(tokens=[], prefill=[], active_bytes=0, peak_bytes=0))
+        await asyncio.sleep(0.02)
+    died = worker.exited.result()
+    assert died.hung
+    assert not died.expected
+    assert exits == [died]
+    assert silent[0] >= 0.5
+
+
+async def test_a_worker_that_is_replaced_fails_its_streams_as_one_that_died(random_model: Path) -> None:
+    worker = await Worker.start("builtin")
+    await worker.load(str(random_model), prefill_step=64, prefill_gap=9, timeout_s=60)
+    stream = worker.insert(PROMPT, prompt_len=len(PROMPT), max_tokens=100_000, eos=[], sampling=Sampling())
+    while not any(isinstance(item, Token) for item in await stream.take()):
+        pass
+    died = await worker.recycle()
+    assert (died.code, died.expected, died.recycled) == (0, True, True)
+    with pytest.raises(WorkerDied) as failed:
+        async for _ in stream:
+            pass
+    assert not failed.value.suspect

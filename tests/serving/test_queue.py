@@ -1,6 +1,7 @@
 """Admission: places are never oversold, the line is bounded and fair."""
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given
@@ -111,3 +112,45 @@ def test_no_order_of_events_oversells_places_or_strands_anybody(steps: list[tupl
                 assert queue.running + waiting[0].size > 4
 
     asyncio.run(play())
+
+
+async def test_who_comes_now_waits_for_all_before_it_a_lane_each() -> None:
+    queue = opened(2, 9)
+    queue.expect(3.0)
+    assert queue.wait_s() == 0
+    places = [queue.enter(1) for _ in range(2)]
+    # Nobody waits, and there is no place: the next one waits for one of two to be done.
+    assert queue.wait_s() == pytest.approx(1.5)
+    for _ in range(3):
+        queue.enter(1)
+    assert queue.wait_s() == pytest.approx(6.0)
+    places[0].leave()
+    assert queue.wait_s() == pytest.approx(4.5)
+
+
+async def test_how_long_a_request_takes_is_learned_from_the_first_one_on() -> None:
+    queue = opened(1, 9)
+    queue.enter(1)
+    queue.finished(8.0)
+    assert queue.wait_s() == pytest.approx(8.0, rel=0.01)
+    queue.finished(3.0)
+    assert queue.wait_s() == pytest.approx(7.0, rel=0.01)
+
+
+async def test_whoever_runs_longer_than_any_before_is_expected_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = opened(1, 9)
+    queue.expect(1.0)
+    queue.enter(1)
+    began_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: began_s + 30)
+    assert queue.wait_s() == pytest.approx(30, rel=0.1)
+
+
+async def test_beside_free_places_there_are_only_as_many_lanes_as_run() -> None:
+    queue = opened(8, 9)
+    queue.expect(2.0)
+    queue.enter(1)
+    queue.room_for = lambda _: False
+    queue.enter(1)
+    # It waits for memory, so that the seven free places are of no use.
+    assert queue.wait_s() == pytest.approx(4.0)

@@ -124,3 +124,20 @@ def test_the_oldest_are_forgotten_and_what_they_consisted_of_first(monkeypatch: 
     assert known[0] is False
     assert known[-1] is True
     assert begun(table, "req_9", said("Question 0")).session != turns[0].session
+
+
+def test_a_conversation_is_known_by_kv_that_is_kept_or_while_one_of_its_requests_goes_on() -> None:
+    table = SessionTable()
+    first = begun(table, "req_1", said("Hi"), name="a name")
+    ids, what = list(range(40)), beginning(said("Hi", "Hello!", "Who are you?"), [])
+    assert table.knows("a name", "m", ids, what)
+    assert not table.knows("another", "m", ids, what)
+    assert not table.knows(None, "m", ids, beginning(said("Good morning"), []))
+    done(first, list(range(50)))
+    # Its tokens are remembered, and nothing of it is kept.
+    assert not table.knows("a name", "m", ids, what)
+    assert not table.knows(None, "m", ids, what)
+    table.kept(first.label(0), Kept(48, b"end", True), lambda _: None)
+    assert table.knows(None, "m", ids, what)
+    assert table.knows("a name", "m", ids, what)
+    assert not table.knows(None, "other", ids, what)
