@@ -86,6 +86,7 @@ class Parts:
         self.figures = Figures(self.table, self.accounts, self.budget, self.watch, self.heat)
         self.objectives = Objectives(promised, ledger, reader, warn, self.figures.on_alert)
         self.guard = self.serving.gate = Guard(self.table, ledger, settings, self.figures, self.residency)
+        self.heat.on_change = self.guard.wake
         self.drills = Drills(
             self.table,
             ledger,

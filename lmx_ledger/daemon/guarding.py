@@ -83,7 +83,7 @@ class Guard:
         self._of_stage: int | None = None
         self._now: Mapping[str, Figure] = {}
         self._refused = 0
-        self._looked = asyncio.Event()
+        self._looked, self._wake = asyncio.Event(), asyncio.Event()
         self._working: set[asyncio.Task[None]] = set()
         self.stage = Stage.NORMAL
         """In force: its event is in the ledger."""
@@ -135,7 +135,13 @@ class Guard:
         """Look again and again, until cancelled."""
         while True:
             await self.look()
-            await asyncio.sleep(EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), EVERY_S)
+            self._wake.clear()
+
+    def wake(self) -> None:
+        """Something has changed that should not wait for the next look."""
+        self._wake.set()
 
     async def stop(self) -> None:
         """Nothing is shed or restarted any more."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -21,22 +21,6 @@ HEAT: Final = "heat"
 _SENSOR: Final = "sensor"
 
 
-class HeatFollower(Protocol):
-    """Who acts on it, each time behind its event. `seq` is that event's; None: it came late."""
-
-    def on_throttled(self, seq: int | None) -> None:
-        """Heat slows the machine."""
-
-    def on_recovered(self, seq: int | None) -> None:
-        """It has not for a while."""
-
-    def on_woke(self, slept_s: float) -> None:
-        """The machine slept for so long, and is awake again: what was waited for meanwhile was not late."""
-
-    def on_power_mode(self, low_power: bool) -> None:
-        """Low Power Mode is on, or off."""
-
-
 class HeatWatch:
     """One per daemon."""
 
@@ -46,7 +30,6 @@ class HeatWatch:
         ledger: Ledger,
         *,
         every_s: float,
-        follower: HeatFollower | None = None,
         policy: Policy | None = None,
         clock: Callable[[], int] = utc_us,
         slept: Callable[[], float] = slept_s,
@@ -55,7 +38,8 @@ class HeatWatch:
         self._sensors = sensors
         self._ledger = ledger
         self._every_s = every_s
-        self._follower = follower
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when `throttled` has changed, behind the event."""
         self._policy = (policy or Policy()).read_every(every_s)
         self._clock = clock
         self._slept = slept
@@ -157,29 +141,23 @@ class HeatWatch:
                     cause = self._emit(ev.SensorSlept(from_time=rfc3339(from_us)))
                 case sleep.Woke(seconds):
                     self._emit(ev.SensorWoke(slept_s=round(seconds, 3)), cause)
-                    if self._follower is not None:
-                        self._follower.on_woke(seconds)
         return bool(decisions)
 
     async def _carry_out(self, decision: thermal.Decision) -> None:
         match decision:
             case ThermalThrottled():
-                seq = self._throttled = await self._ledger.commit(_event(_throttled(decision)))
+                self._throttled = await self._ledger.commit(_event(_throttled(decision)))
                 self._state = thermal.evolve(self._state, decision, self._policy)
-                if self._follower is not None:
-                    self._follower.on_throttled(seq)
+                self.on_change()
             case ThermalRecovered(cool_s, mhz, level):
                 data = ev.SensorThermalRecovered(cool_s=round(cool_s, 3), gpu_mhz=mhz, level=level)
-                seq = await self._ledger.commit(_event(data, self._throttled))
+                await self._ledger.commit(_event(data, self._throttled))
                 self._state = thermal.evolve(self._state, decision, self._policy)
                 self._throttled = None
-                if self._follower is not None:
-                    self._follower.on_recovered(seq)
+                self.on_change()
             case PowerModeChanged(low_power):
                 self._emit(ev.SensorPowerModeChanged(low_power=low_power))
                 self._state = thermal.evolve(self._state, decision, self._policy)
-                if self._follower is not None:
-                    self._follower.on_power_mode(low_power)
 
     def _emit(self, data: ev.EventData, cause: ev.Cause = None) -> ev.Ticket:
         return self._ledger.emit(_event(data, cause))

@@ -73,7 +73,7 @@ TEMPLATES: Final[dict[str, str]] = {
     "sensor.unavailable": "Sensor {sensor} cannot be read: {error}",
     "sensor.swap_thrash": "The machine swaps: {bytes_per_s:bytes}/s for {window_s:s}.",
     "sensor.swap_recovered": "The machine swaps no longer ({bytes_per_s:bytes}/s).",
-    "sensor.thermal_throttled": "Thermal throttle detected (GPU freq drop {gpu_drop:percent}).",
+    "sensor.thermal_throttled": "Thermal throttle detected (GPU freq drop {gpu_drop:whole}).",
     "sensor.thermal_recovered": "Thermal throttle is over, for {cool_s:s}.",
     "sensor.slept": "The machine slept from {from_time} on.",
     "sensor.woke": "The machine woke behind {slept_s:s} of sleep.",
@@ -167,6 +167,8 @@ class _Formatter(string.Formatter):
                 return show_duration(value).replace(" ", "")
             if format_spec == "percent":
                 return f"{value * 100:.4g}%"
+            if format_spec == "whole":
+                return f"{value * 100:.0f}%"
             if format_spec.endswith("g"):
                 return format(value, format_spec)
         if format_spec == "last" and isinstance(value, list):
