@@ -15,7 +15,7 @@ from lmx_ledger.bench.sizes import SHORT, GuardSizes
 
 _OBJECTIVE: Final = 4.0
 """The objective of the first token, in times what a request takes when all slots are taken."""
-_SHARE: Final = 0.4
+_SHARE: Final = 0.25
 """Of the objective, what a new session may be expected to wait: the estimate is one, and then the prompt is read."""
 _KNOWN: Final = 4
 
