@@ -19,7 +19,7 @@ _SIGNAL: Final = 34
 _BAR: Final = 6
 _FIGURE: Final = 12
 _TOP: Final = 26
-_LEAST_EVENTS: Final = 3
+_LEAST_EVENTS: Final = 5
 _LOUD: Final = "bold reverse"
 _STAGE_STYLE: Final = {"normal": "green", "backpressure": "yellow", "shedding": "red", "restart": "bold red"}
 _PART_STYLE: Final = ("blue", "green", "cyan", "magenta", "yellow")
@@ -107,7 +107,7 @@ class Page:
         at = _clock(reading.time)
         if away is not None:
             line = Text.assemble((f" NO ANSWER for {show_duration(away.for_s)} ", f"{_LOUD} red"))
-            line.append(f"  it is asked on; below is how it was at {at}")
+            line.append(f"  still asking; below is how it was at {at}")
             return [line, Text(harmless(away.why), style="red")]
         state = state_text(reading.state)
         title = Text.assemble(("LMX ", "bold"), (harmless(reading.version), "bold"), f"  {reading.url}  ", state)
@@ -161,7 +161,7 @@ def _guard(reading: Reading) -> list[Text]:
     lines = [_labelled("guard", value)]
     if reading.reasons:
         why = ", ".join(reading.reasons)
-        lines.append(_labelled("", Text(f"because of {harmless(why)}", style="yellow")))
+        lines.append(_labelled("", Text(f"on: {harmless(why)}", style="yellow")))
     elif reading.stage != "normal":
         lines.append(_labelled("", Text("what it was for is over; it goes down when that has lasted", style="dim")))
     return lines

@@ -122,8 +122,8 @@ def _facts_then(found: dict[str, Any]) -> list[tuple[str, Text]]:
 def _facts(found: dict[str, Any], url: str, ready: dict[str, Any]) -> list[tuple[str, Text]]:
     memory, ledger, ttft = found["memory"], found["ledger"], found["ttft_p95_ms"]
     unready = "" if ready["status"] in {"ok", found["state"]} else f" ({ready['status']}: {ready['reason']})"
-    reasons = f" because of {', '.join(found['reasons'])}" if found["reasons"] else ""
-    stage = f", stage {found['stage']}" + reasons + (", safe mode" if found["safe_mode"] else "")
+    reasons = f" ({', '.join(found['reasons'])})" if found["reasons"] else ""
+    stage = f", stage {found['stage']}{', safe mode' if found['safe_mode'] else ''}{reasons}"
     state = Text.assemble(state_text(found["state"]), unready, stage)
     drill = []
     if (running := found["drill"]) is not None:

@@ -349,7 +349,7 @@ def test_a_rehearsal_is_in_the_status_and_on_the_page(
     own.wait_event("guard.context_ceiling_changed")
     assert httpx.get(own.url + "/lmx/status").json()["drill"] == started
     shown = lmx("serve", "status", "--url", own.url, home=tmp_path).stdout
-    assert "stage normal because of thermal, safe mode" in shown
+    assert "stage normal, safe mode (thermal)" in shown
     assert f"thermal for 10m 00s, event {started['event']}; what is shown is a rehearsal" in shown
     assert "up to 64,000 tokens" in shown
     page = lmx("serve", "metrics", "--url", own.url, home=tmp_path).stdout
