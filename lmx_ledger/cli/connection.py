@@ -2,7 +2,7 @@
 
 import ipaddress
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -102,6 +102,24 @@ class Connection:
             self._check(response)
             return self._json(response)
 
+    def get_all(
+        self, asked: Sequence[tuple[str, Mapping[str, Any] | None]], *, patience_s: float = _PATIENCE_S
+    ) -> list[Any]:
+        """The JSON of several GETs over one connection, each within so long.
+
+        Raises:
+            NoDaemon: nobody listens there.
+            Refused: an answer is an error.
+            Failure: no answer in time, or none of an LMX daemon.
+        """
+        found = []
+        with self._explained(patience_s), self._client(patience_s) as client:
+            for path, params in asked:
+                response = client.get(path, params=params)
+                self._check(response)
+                found.append(self._json(response))
+        return found
+
     def post(self, path: str, body: dict[str, Any], *, patience_s: float = _PATIENCE_S) -> Any:
         """The JSON of a POST that succeeded, within so long.
 
@@ -110,7 +128,7 @@ class Connection:
             Refused: the answer is an error.
             Failure: no answer in time, or none of an LMX daemon.
         """
-        with self._explained(), self._client(patience_s) as client:
+        with self._explained(patience_s), self._client(patience_s) as client:
             response = client.post(path, json=body)
             self._check(response)
             return self._json(response)
@@ -183,7 +201,7 @@ class Connection:
         )
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, patience_s: float = _PATIENCE_S) -> Iterator[None]:
         import httpx  # noqa: PLC0415
 
         try:
@@ -193,7 +211,7 @@ class Connection:
             start = f"start one with: lmx serve start{port}" if self.is_local else "check --url"
             raise NoDaemon(f"no daemon at {self.url}; {start}") from None
         except httpx.TimeoutException:
-            raise Failure(f"{self.url} did not answer in {_PATIENCE_S:.0f} s; see: lmx serve logs") from None
+            raise Failure(f"{self.url} did not answer in {patience_s:.0f} s; see: lmx serve logs") from None
         except httpx.RemoteProtocolError as error:
             raise Failure(f"{self.url} broke off, or is no HTTP server ({error}); see: lmx serve logs") from None
         except httpx.TransportError as error:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.text import Text
 
-from lmx_ledger.cli import residency, start, stop
+from lmx_ledger.cli import residency, start, stop, watch
 from lmx_ledger.cli.connection import Connection, Failure
 from lmx_ledger.cli.display import SEVERITY_STYLE, harmless, note, on_terminal, print_json, state_text, terminal
 from lmx_ledger.cli.events import Follow, Since, default_count, moment, severity_of
@@ -28,6 +28,7 @@ group = typer.Typer(
 )
 group.command("start", epilog=start.EXAMPLE)(start.start)
 group.command("stop", epilog=stop.EXAMPLE)(stop.stop)
+group.command("metrics", epilog=watch.EXAMPLE)(watch.metrics)
 residency.register(group)
 
 
@@ -121,26 +122,34 @@ def _facts_then(found: dict[str, Any]) -> list[tuple[str, Text]]:
 def _facts(found: dict[str, Any], url: str, ready: dict[str, Any]) -> list[tuple[str, Text]]:
     memory, ledger, ttft = found["memory"], found["ledger"], found["ttft_p95_ms"]
     unready = "" if ready["status"] in {"ok", found["state"]} else f" ({ready['status']}: {ready['reason']})"
-    stage = f", stage {found['stage']}" + (", safe mode" if found["safe_mode"] else "")
+    reasons = f" ({', '.join(found['reasons'])})" if found["reasons"] else ""
+    stage = f", stage {found['stage']}{', safe mode' if found['safe_mode'] else ''}{reasons}"
     state = Text.assemble(state_text(found["state"]), unready, stage)
+    drill = []
+    if (running := found["drill"]) is not None:
+        named = f"{harmless(running['kind'])} for {show_duration(running['for_s'])}, event {running['event']}"
+        drill = [("drill", Text(f"{named}; what is shown is a rehearsal", style="bold magenta"))]
+    wait = f"; the next one waits about {show_duration(found['wait_s'])}" if found["wait_s"] else ""
+    held, trouble = show_bytes(memory["measured_bytes"]), f", {ledger['error']}" if ledger["error"] else ""
     return [
         ("url", Text(url)),
         ("version", Text(f"{found['version']}, up {show_duration(found['uptime_s'])}")),
         ("boot", Text(found["boot"])),
         ("state", state),
-        ("requests", Text(f"{found['in_flight']} in flight, {found['queued']} queued")),
+        *drill,
+        ("requests", Text(f"{found['in_flight']} in flight, {found['queued']} of them waiting{wait}")),
         ("decode", Text(f"{found['decode_tps'] or 0:,.1f} tokens/s")),
         ("prefill", Text(f"{found['prefill_tps'] or 0:,.1f} tokens/s")),
         ("TTFT p95", Text("-" if ttft is None else show_duration(ttft / 1000))),
         (
             "memory",
             Text(
-                f"{show_bytes(memory['used_bytes'])} of {show_bytes(memory['limit_bytes'])} "
-                f"({memory['used_fraction']:.0%})"
+                f"{show_bytes(memory['used_bytes'])} of {show_bytes(memory['limit_bytes'])} reserved "
+                f"({memory['used_fraction']:.0%}), {held} held by the workers"
             ),
         ),
         ("context", Text(f"up to {found['max_context_tokens']:,} tokens")),
-        ("ledger", Text(f"event {ledger['seq']:,}, {ledger['queue']} waiting to be written")),
+        ("ledger", Text(f"event {ledger['seq']:,}, {ledger['queue']} waiting to be written{harmless(trouble)}")),
     ]
 
 

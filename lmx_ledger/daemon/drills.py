@@ -86,8 +86,8 @@ class Drills:
         }
 
     def public(self) -> dict[str, Any]:
-        """`GET /lmx/drills`."""
-        return {"enabled": self._enabled, "kinds": list(KINDS), "running": self._now}
+        """`GET /lmx/drills`. `label`: the drill that events are labelled with, also behind its end until it is calm."""
+        return {"enabled": self._enabled, "kinds": list(KINDS), "running": self._now, "label": self._ledger.drill}
 
     async def start(self, order: DrillOrder, cause: ev.Cause) -> None:
         """See `server.context.Drills`."""

@@ -1,9 +1,17 @@
 """The commands, run as a person runs them."""
 
+import fcntl
 import json
 import os
+import pty
+import re
+import select
+import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,3 +85,58 @@ def rejected(message: str, *, request: str = "req_1", model: str | None = None) 
 def queued(position: int) -> ev.Event:
     data = ev.RequestQueued(position=position, running=1)
     return ev.Event(data=data, stream="request:req_2", request="req_2", model="m0")
+
+
+class Screen:
+    """A program in a pseudo terminal of 80 columns."""
+
+    def __init__(self, *arguments: str, home: Path, **environ: str) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+        environ = {**environment(home), "TERM": "xterm-256color", **environ}
+        del environ["COLUMNS"]
+        self.process = subprocess.Popen(
+            command(*arguments), stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True
+        )
+        os.close(slave)
+        self.seen = self.raw = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def interrupt_until(self, pattern: str) -> str:
+        """Ctrl-C until it is heard: Python's line editing misses a signal that comes while it handles a key."""
+        for _ in range(int(PATIENCE_S)):
+            self.process.send_signal(signal.SIGINT)
+            try:
+                return self.until(pattern, patience_s=1)
+            except AssertionError:
+                continue
+        return self.until(pattern)
+
+    def until(self, pattern: str, patience_s: float = PATIENCE_S) -> str:
+        """What came up to and with the pattern (colours and cursor movements left out)."""
+        deadline = time.monotonic() + patience_s
+        while (found := re.search(pattern, self.seen)) is None:
+            ready, _, _ = select.select([self._master], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"{pattern!r} did not come; there is {self.seen!r}"
+            came = os.read(self._master, 65536).decode(errors="replace")
+            self.raw += came
+            self.seen += re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|[=>])", "", came)
+        head, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+        return head
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+
+@contextmanager
+def screen(*arguments: str, home: Path, **environ: str) -> Iterator[Screen]:
+    shown = Screen(*arguments, home=home, **environ)
+    try:
+        yield shown
+    finally:
+        shown.close()

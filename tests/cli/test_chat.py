@@ -1,19 +1,10 @@
 """A conversation through a pipe, as objects, and in a real (pseudo) terminal."""
 
-import fcntl
 import json
-import os
-import pty
 import re
-import select
 import signal
-import struct
-import subprocess
-import termios
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +13,7 @@ import pytest
 
 from lmx_ledger.cli.answer import Answer, stream_answer
 from lmx_ledger.cli.connection import Connection
-from tests.cli.parts import PATIENCE_S, command, document, environment, lmx
+from tests.cli.parts import PATIENCE_S, document, lmx, screen
 from tests.conftest import RunningDaemon
 from tests.models import SING
 
@@ -111,59 +102,6 @@ def test_tool_calls_are_shown_and_stay_in_the_conversation(daemon: RunningDaemon
     assert call["function"]["name"] == "get_weather"
     assert ("tool_call", call) in heard.said
     assert answer.finish_reason == "tool_calls"
-
-
-class Screen:
-    """A program in a pseudo terminal of 80 columns."""
-
-    def __init__(self, *arguments: str, home: Path) -> None:
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
-        environ = {**environment(home), "TERM": "xterm-256color"}
-        del environ["COLUMNS"]
-        self.process = subprocess.Popen(
-            command(*arguments), stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True
-        )
-        os.close(slave)
-        self.seen = ""
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def interrupt_until(self, pattern: str) -> str:
-        """Ctrl-C until it is heard: Python's line editing misses a signal that comes while it handles a key."""
-        for _ in range(int(PATIENCE_S)):
-            self.process.send_signal(signal.SIGINT)
-            try:
-                return self.until(pattern, patience_s=1)
-            except AssertionError:
-                continue
-        return self.until(pattern)
-
-    def until(self, pattern: str, patience_s: float = PATIENCE_S) -> str:
-        """What came up to and with the pattern (colours and cursor movements left out)."""
-        deadline = time.monotonic() + patience_s
-        while (found := re.search(pattern, self.seen)) is None:
-            ready, _, _ = select.select([self._master], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"{pattern!r} did not come; there is {self.seen!r}"
-            self.seen += re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|[=>])", "", os.read(self._master, 65536).decode())
-        head, self.seen = self.seen[: found.end()], self.seen[found.end() :]
-        return head
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-
-
-@contextmanager
-def screen(*arguments: str, home: Path) -> Iterator[Screen]:
-    shown = Screen(*arguments, home=home)
-    try:
-        yield shown
-    finally:
-        shown.close()
 
 
 def test_a_conversation_in_a_terminal_keeps_its_history(daemon: RunningDaemon, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_what_exists_is_what_this_version_can_do() -> None:
         ("serve", "load"),
         ("serve", "logs"),
         ("serve", "memory"),
+        ("serve", "metrics"),
         ("serve", "page-out"),
         ("serve", "pin"),
         ("serve", "reload"),
