@@ -164,7 +164,8 @@ def follow(source: Source, wanted: EventFilter, back: int | None) -> Iterator[Re
             # The cheap question first: a rare type must not cost a scan of everything since its last event each time.
             head = source.head()
             fresh = collect(source, replace(wanted, after=seen), None)[0] if head > seen else []
-        except NoDaemon as error:
+        except Failure as error:
+            # A connection that breaks off while the daemon stops is no end either.
             if not waiting:
                 note(f"{str(error).partition(';')[0]} any more; waiting for it to come back (Ctrl-C ends)")
             waiting = True

@@ -898,7 +898,7 @@ class DrillStarted(EventData, frozen=True, kw_only=True):
 
 @_event("drill.finished", durable=True)
 class DrillFinished(EventData, frozen=True, kw_only=True):
-    """It is over, for this `reason`: `time`, `operator` or `daemon_stopped`."""
+    """It is over, for this `reason`: `time`, `operator`, `daemon_stopped` or `failed`."""
 
     kind: str
     reason: str

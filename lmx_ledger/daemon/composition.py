@@ -124,7 +124,7 @@ class Parts:
     async def stop(self) -> None:
         """End what is under way, and every worker."""
         await self.objectives.stop()
-        await self.drills.stop("daemon_stopped")
+        await self.drills.close()
         await self.guard.stop()
         await self.pager.stop()
         await self.supervisor.stop()

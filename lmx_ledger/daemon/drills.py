@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -30,7 +30,7 @@ _COOL_MHZ: Final = 1_384.0
 """Where this machine's own is not known: the clock of a cool GPU under load."""
 _SWAP_RATE: Final = 64 * 1024**2
 
-Player = Callable[[dict[str, Any], float], Awaitable[dict[str, Any]]]
+Player = Callable[[dict[str, Any], float], Coroutine[Any, Any, dict[str, Any]]]
 
 
 _TAKES: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -73,6 +73,7 @@ class Drills:
         self._sensors, self._heat = sensors, heat
         self._enabled, self._url, self._key = enabled, url, key
         self._task: asyncio.Task[None] | None = None
+        self._playing: asyncio.Task[dict[str, Any]] | None = None
         self._now: dict[str, Any] | None = None
         self._end_reason = "time"
         self._play: dict[str, Player] = {
@@ -109,24 +110,38 @@ class Drills:
         self._task = asyncio.create_task(self._run(order, arguments, seq))
 
     async def stop(self, reason: str = "operator") -> None:
-        """End the one that goes on, if one does, and its label with it."""
+        """End the one that goes on, if one does. What it has set off is its own until that is over."""
+        self._end_reason = reason
+        if (playing := self._playing) is not None:
+            playing.cancel()
+            await asyncio.wait({playing})
+
+    async def close(self) -> None:
+        """As `stop`, and nothing is waited for: the daemon ends."""
+        await self.stop("daemon_stopped")
         if self._task is not None:
-            self._end_reason = reason
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self, order: DrillOrder, arguments: dict[str, Any], seq: int | None) -> None:
-        began, outcome = mono_ns(), dict[str, Any]()
+        began = mono_ns()
+        self._playing = playing = asyncio.create_task(self._play[order.kind](arguments, order.for_s))
         try:
-            try:
-                outcome = await self._play[order.kind](arguments, order.for_s)
-            finally:
-                self._sensors.as_they_are()
-                self._now = None
-                finished = ev.DrillFinished(
-                    kind=order.kind, reason=self._end_reason, ms=elapsed_ms(began), outcome=outcome
-                )
-                await self._ledger.commit(ev.Event(data=finished, stream="drill", cause=seq))
+            await asyncio.wait({playing})
+            self._sensors.as_they_are()
+            self._now = self._playing = None
+            failed = None if playing.cancelled() else playing.exception()
+            ended = ev.DrillFinished(
+                kind=order.kind,
+                reason="failed" if failed is not None else self._end_reason,
+                ms=elapsed_ms(began),
+                outcome={"error": repr(failed)}
+                if failed is not None
+                else {}
+                if playing.cancelled()
+                else playing.result(),
+            )
+            await self._ledger.commit(ev.Event(data=ended, stream="drill", cause=seq))
             await self._until_calm()
         finally:
             self._ledger.drill = None

@@ -8,7 +8,8 @@ from lmx_ledger.core.clock import mono_ns
 
 _WINDOW_NS: Final = 10_000_000_000
 _RECENT: Final = 256
-_GAPS: Final = 4_096
+_OLD_NS: Final = 600_000_000_000
+"""What is older says nothing of how fast it goes just now."""
 
 
 class Rates:
@@ -16,8 +17,8 @@ class Rates:
 
     def __init__(self) -> None:
         self._decoded: deque[tuple[int, int]] = deque()
-        self._first: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)
-        self._gaps: deque[float] = deque(maxlen=_GAPS)
+        self._first: deque[tuple[int, float, float, int]] = deque(maxlen=_RECENT)
+        self._gaps: deque[tuple[int, Sequence[float]]] = deque(maxlen=_RECENT)
         self.on_gaps: Callable[[str, Sequence[float]], None] | None = None
         """Told of the pauses between the tokens of each request that has ended."""
 
@@ -29,18 +30,19 @@ class Rates:
 
     def first_token(self, ttft_ms: float, prefill_ms: float, prompt_tokens: int) -> None:
         """A request had its first token."""
-        self._first.append((ttft_ms, prefill_ms, prompt_tokens))
+        self._first.append((mono_ns(), ttft_ms, prefill_ms, prompt_tokens))
 
     def ended(self, model: str, gaps_ms: Sequence[float]) -> None:
         """A request has ended, between whose tokens were these pauses."""
-        self._gaps.extend(gaps_ms)
+        self._gaps.append((mono_ns(), gaps_ms))
         if self.on_gaps is not None and gaps_ms:
             self.on_gaps(model, gaps_ms)
 
     @property
     def itl_p95_ms(self) -> float | None:
-        """95th percentile of the pause between two tokens, over recent ones; None before the first."""
-        return percentile_95(list(self._gaps))
+        """95th percentile of the pause between two tokens, over the requests of ten minutes; None without any."""
+        since = mono_ns() - _OLD_NS
+        return percentile_95([gap for at, gaps in self._gaps if at > since for gap in gaps])
 
     @property
     def decode_tps(self) -> float:
@@ -51,13 +53,14 @@ class Rates:
     @property
     def prefill_tps(self) -> float | None:
         """Prompt tokens per second of prefill over recent requests; None before the first."""
-        ms = sum(prefill for _, prefill, _ in self._first)
-        return round(sum(tokens for _, _, tokens in self._first) / (ms / 1e3), 1) if ms else None
+        ms = sum(prefill for _, _, prefill, _ in self._first)
+        return round(sum(tokens for _, _, _, tokens in self._first) / (ms / 1e3), 1) if ms else None
 
     @property
     def ttft_p95_ms(self) -> float | None:
-        """95th percentile of the time to the first token over recent requests; None before the first."""
-        return percentile_95([ttft for ttft, _, _ in self._first])
+        """95th percentile of the time to the first token, over the requests of ten minutes; None without any."""
+        since = mono_ns() - _OLD_NS
+        return percentile_95([ttft for at, ttft, _, _ in self._first if at > since])
 
     def _forget(self, now: int) -> None:
         while self._decoded and now - self._decoded[0][0] > _WINDOW_NS:

@@ -175,3 +175,23 @@ def test_swapping_without_end_goes_through_the_stages_and_no_stream_is_lost(star
     wait_for(running, "guard.context_ceiling_changed", 131_072)
     assert ask(running, "b", model="b").status_code == 200
     same_decisions(running)
+
+
+def test_a_drill_that_is_ended_early_keeps_its_label_until_what_it_set_off_is_over(
+    start_daemon: Start, model: Path
+) -> None:
+    more = '[drills]\nenabled = true\n[sensors]\nevery = "200ms"\n[guard]\ncool_after = "1s"\nsafe_dwell = "1s"\n'
+    running = start_daemon(config(model, more))
+    assert running.post("/lmx/drills", {"kind": "thermal", "for_s": 60}).status_code == 200
+    wait_for(running, "guard.context_ceiling_changed", 64_000)
+    assert running.post("/lmx/drills", {"kind": "swap"}).status_code == 409
+    assert running.post("/lmx/drills", {"kind": "stop"}).status_code == 200
+    finished = running.wait_event("drill.finished")
+    assert finished["data"]["reason"] == "operator"
+    back = wait_for(running, "guard.context_ceiling_changed", 131_072)
+    assert back["seq"] > finished["seq"]
+    assert back["data"]["drill"] == finished["data"]["drill"]
+    while running.get("/lmx/drills")["label"] is not None:
+        time.sleep(0.1)
+    assert ask(running, "afterwards").status_code == 200
+    assert "drill" not in running.wait_event("request.finished")["data"]
