@@ -130,17 +130,12 @@ class Drills:
             await asyncio.wait({playing})
             self._sensors.as_they_are()
             self._now = self._playing = None
-            failed = None if playing.cancelled() else playing.exception()
-            ended = ev.DrillFinished(
-                kind=order.kind,
-                reason="failed" if failed is not None else self._end_reason,
-                ms=elapsed_ms(began),
-                outcome={"error": repr(failed)}
-                if failed is not None
-                else {}
-                if playing.cancelled()
-                else playing.result(),
-            )
+            reason, outcome = self._end_reason, dict[str, Any]()
+            if not playing.cancelled():
+                failed = playing.exception()
+                reason = reason if failed is None else "failed"
+                outcome = playing.result() if failed is None else {"error": repr(failed)}
+            ended = ev.DrillFinished(kind=order.kind, reason=reason, ms=elapsed_ms(began), outcome=outcome)
             await self._ledger.commit(ev.Event(data=ended, stream="drill", cause=seq))
             await self._until_calm()
         finally:
