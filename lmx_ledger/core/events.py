@@ -335,14 +335,15 @@ class PagingPlanned(EventData, frozen=True, kw_only=True):
     """Weights of `victims` (models) are to go until `need_bytes` are free (0: all of them). `asked`: by an operator.
 
     Otherwise for the event's model: to `load` it, to bring its weights back (`page_in`), or for `kv`. `steps` are all
-    acts in their order, `[act, model, bytes, layers]`, and `account` is what the planner was given; what is
-    `short_by_bytes` behind the steps is waited for.
+    acts in their order, `[act, model, bytes, layers]`, and `account` is all that the planner was given (the need, the
+    thresholds and the moment with it: asked again it says the same); what is `short_by_bytes` behind the steps is
+    waited for.
     """
 
     need_bytes: int
     victims: list[str]
     reason: str
-    steps: list[tuple[str, str, int, int]] = []
+    steps: list[list[Any]] = []
     short_by_bytes: int = 0
     account: dict[str, Any] = {}
 
@@ -629,6 +630,8 @@ class GuardThresholdBreached(EventData, frozen=True, kw_only=True):
 
     Of the guard's signals (`queue_wait`, `memory_full`, `swap`, `thermal`, `gpu`, `burn`, `stalled`): `value` has
     reached `threshold`, and is below it again at `clears_at`; `at_us` is the guard's clock.
+
+    `asked` is all that the guard of memory was given: asked again it says the same.
     """
 
     name: str
@@ -644,6 +647,7 @@ class GuardThresholdBreached(EventData, frozen=True, kw_only=True):
     threshold: float | None = None
     clears_at: float | None = None
     at_us: int | None = None
+    asked: list[Any] | None = None
 
 
 @_event("guard.threshold_cleared", durable=True)
@@ -668,6 +672,7 @@ class GuardThresholdCleared(EventData, frozen=True, kw_only=True):
     threshold: float | None = None
     clears_at: float | None = None
     at_us: int | None = None
+    asked: list[Any] | None = None
 
 
 @_event("guard.stage_changed", Severity.WARNING, durable=True)
@@ -774,6 +779,7 @@ class SensorSwapThrash(EventData, frozen=True, kw_only=True):
 
     bytes_per_s: int
     window_s: float
+    asked: list[Any] | None = None
 
 
 @_event("sensor.swap_recovered")
@@ -782,6 +788,7 @@ class SensorSwapRecovered(EventData, frozen=True, kw_only=True):
 
     bytes_per_s: int
     window_s: float
+    asked: list[Any] | None = None
 
 
 @_event("sensor.thermal_throttled", Severity.WARNING, durable=True)

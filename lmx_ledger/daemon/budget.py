@@ -19,7 +19,8 @@ from lmx_ledger.engine.protocol import Loaded, Paged, Step, growth_of_room
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.memory.foretold import Foretold
 from lmx_ledger.memory.holding import LEARNED, MOST_LEARNED, Holding
-from lmx_ledger.memory.plan import Account, Act, Need, Plan, Verdict, plan, turn_over_s
+from lmx_ledger.memory.plan import Account, Act, Need, Plan, Verdict, turn_over_s
+from lmx_ledger.memory.recorded import Asked, steps_of
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.queue import Place
 
@@ -275,14 +276,15 @@ class Budget:
                 continue
             if now_s >= turn_over_s(lines[want.model.id], first.need):
                 continue
-            found, _ = self._found(want)
+            _, found = self._asked(want)
             # Nobody's weights go for it: those would be what the first one has already.
             if found.verdict is Verdict.FITS and all(step.act is not Act.PAGE_OUT for step in found.steps):
                 await self._satisfy(want)
 
     async def _satisfy(self, want: Want) -> float | None:
         """Make room and reserve it; how soon to look again when that cannot be done yet."""
-        found, need = self._found(want)
+        asked, found = self._asked(want)
+        need = asked.need
         if found.verdict is Verdict.NEVER:
             self._refuse(want, found.short_by)
             return None
@@ -295,7 +297,7 @@ class Budget:
             self._loads[want.model.id].granted.set_result(None)
             return None
         stuck = self._is_stuck(want, found)
-        cause = await self._write_down(want, need, found)
+        cause = await self._write_down(want, asked, found)
         cause = await self._carry_out(found, cause)
         again_s = _LOOK_AGAIN_S if found.after_s is None else max(found.after_s - time.monotonic(), 0.01)
         if found.verdict is Verdict.WAIT and not stuck:
@@ -338,22 +340,21 @@ class Budget:
         self._stuck_s = self._stuck_s or now_s
         return now_s - self._stuck_s > _STUCK_S
 
-    def _found(self, want: Want) -> tuple[Plan, Need]:
-        """The plan for it; where KV needs room, for more than the one request wants."""
-        account, now_s, policy = self._accounts.account(), time.monotonic(), self._accounts.policy
-        if want.reason == "kv" and want.need.total and account.used + want.need.total > policy.page_at * account.limit:
+    def _asked(self, want: Want) -> tuple[Asked, Plan]:
+        """The question to the planner, and its answer; where KV needs room, for more than the one request wants."""
+        asked = Asked(self._accounts.account(), want.need, self._accounts.policy, time.monotonic())
+        account, need = asked.account, asked.need
+        if want.reason == "kv" and need.total and account.used + need.total > asked.policy.page_at * account.limit:
             reserve = self._settings.now.memory.kv_reserve
             wanted = account.limit // _KV_SHARE if reserve == "auto" else reserve
-            more = want.need._replace(kv=max(want.need.kv, wanted))
-            if (found := plan(account, more, policy, now_s)).verdict is Verdict.FITS:
-                return found, more
-        return plan(account, want.need, policy, now_s), want.need
+            more = asked._replace(need=need._replace(kv=max(need.kv, wanted)))
+            if (found := more.plan()).verdict is Verdict.FITS:
+                return more, found
+        return asked, asked.plan()
 
-    async def _write_down(self, want: Want, need: Need, found: Plan) -> ev.Cause:
+    async def _write_down(self, want: Want, asked: Asked, found: Plan) -> ev.Cause:
         """What is decided, before it is done; the event that what follows is because of."""
-        cause = want.cause
-        # Before anything is waited for: it is what the planner was given.
-        account = self._accounts.account()
+        cause, account, need = want.cause, asked.account, asked.need
         yielding = [
             step for step in found.steps if step.act is Act.YIELD and self._table.find(step.model).queue.held_s is None
         ]
@@ -371,9 +372,9 @@ class Budget:
             need_bytes=need.total,
             victims=list(victims),
             reason=want.reason,
-            steps=[(step.act.value, step.model, step.bytes, step.layers) for step in found.steps],
+            steps=steps_of(found),
             short_by_bytes=found.short_by,
-            account=_told(account),
+            account=asked.told(),
         )
         return await self._ledger.commit(self._event(want.model, planned, cause)) or cause
 
@@ -460,16 +461,17 @@ class Budget:
         account, breached = self._accounts.account(), self._breached
         if account.used > account.limit or breached is not None:
             self._breached = None
-            found = plan(account, Need("", patient=True), self._accounts.policy, time.monotonic())
+            asked = Asked(account, Need("", patient=True), self._accounts.policy, time.monotonic())
+            found = asked.plan()
             cause: ev.Cause = breached or self._lowered
             if any(step.act is not Act.SPARE for step in found.steps):
                 planned = ev.PagingPlanned(
                     need_bytes=max(account.used - account.limit, 0),
                     victims=list(dict.fromkeys(step.model for step in found.steps)),
                     reason="limit",
-                    steps=[(step.act.value, step.model, step.bytes, step.layers) for step in found.steps],
+                    steps=steps_of(found),
                     short_by_bytes=found.short_by,
-                    account=_told(account),
+                    account=asked.told(),
                 )
                 cause = await self._ledger.commit(ev.Event(data=planned, stream="memory", cause=cause)) or cause
             await self._carry_out(found, cause)
@@ -499,18 +501,3 @@ def _drop_waiting(holding: Holding) -> None:
     """Who has not been admitted has nothing reserved any more."""
     for place in [one for one in holding.kv if isinstance(one, Place) and not one.admitted.done()]:
         del holding.kv[place], holding.longest[place]
-
-
-def _told(account: Account) -> dict[str, Any]:
-    """As JSON: what the planner decided by."""
-    lines = [
-        {
-            **line._asdict(),
-            "layers": list(line.layers),
-            # JSON has no infinity.
-            "came_s": round(min(max(line.came_s, -1.0), 1e12), 3),
-            "used_s": round(max(line.used_s, -1.0), 3),
-        }
-        for line in account.lines
-    ]
-    return {"limit": account.limit, "reserve": account.reserve, "others": account.others, "lines": lines}

@@ -20,11 +20,10 @@ from lmx_ledger.guard.memory import (
     State,
     SwapRecovered,
     SwapThrash,
-    decide,
     evolve,
     fraction,
-    judge,
 )
+from lmx_ledger.guard.recorded_memory import Asked
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.sensor.reading import Sensor, SensorError
 
@@ -153,10 +152,10 @@ class MemoryWatch:
             spare_bytes=self._account.reserve,
         )
         self._sample(observed)
-        decisions = decide(self._state, observed, self._policy)
+        asked = Asked(self._state, observed, self._policy)
         self._state = evolve(self._state, observed, self._policy)
-        for decision in decisions:
-            await self._carry_out(decision)
+        for decision in asked.decide():
+            await self._carry_out(decision, asked)
 
     async def judge(self, reserved_bytes: int) -> int | None:
         """So much is about to be reserved: the event of the breach that this is, None where it is none."""
@@ -168,8 +167,9 @@ class MemoryWatch:
             reading=None,
             reserved_bytes=reserved_bytes,
         )
-        for decision in judge(self._state, observed, self._policy):
-            seq = await self._ledger.commit(self._event(decision))
+        asked = Asked(self._state, observed, self._policy, judged=True)
+        for decision in asked.decide():
+            seq = await self._ledger.commit(self._event(decision, asked))
             self._state = evolve(self._state, decision, self._policy)
             self._breach = seq
             return seq
@@ -200,8 +200,8 @@ class MemoryWatch:
             data = ev.SensorSampled(sensor=self._sensor.name, used_bytes=observed.used_bytes, **fields)
             self._ledger.emit(ev.Event(data=data, stream=_SENSOR))
 
-    async def _carry_out(self, decision: Decision) -> None:
-        seq = await self._ledger.commit(self._event(decision))
+    async def _carry_out(self, decision: Decision, asked: Asked) -> None:
+        seq = await self._ledger.commit(self._event(decision, asked))
         self._state = evolve(self._state, decision, self._policy)
         match decision:
             case LimitChanged():
@@ -218,30 +218,31 @@ class MemoryWatch:
             case SwapRecovered():
                 self._thrashed = None
 
-    def _event(self, decision: Decision) -> ev.Event:
+    def _event(self, decision: Decision, asked: Asked) -> ev.Event:
         data: ev.EventData
+        told = asked.told()
         match decision:
             case SwapThrash(bytes_per_s):
-                data = ev.SensorSwapThrash(bytes_per_s=bytes_per_s, window_s=self._policy.swap.window_s)
+                data = ev.SensorSwapThrash(bytes_per_s=bytes_per_s, window_s=self._policy.swap.window_s, asked=told)
                 return ev.Event(data=data, stream=_SENSOR)
             case SwapRecovered(bytes_per_s):
-                data = ev.SensorSwapRecovered(bytes_per_s=bytes_per_s, window_s=self._policy.swap.window_s)
+                data = ev.SensorSwapRecovered(bytes_per_s=bytes_per_s, window_s=self._policy.swap.window_s, asked=told)
                 return ev.Event(data=data, stream=_SENSOR)
             case LimitChanged():
                 cause = self._thrashed if decision.reason is Reason.SWAP else None
                 # What follows from it is loud: on a machine that others use too it happens many times a day.
                 severity = ev.Severity.INFO
-                return ev.Event(data=_limit_changed(decision), stream=_GUARD, cause=cause, severity=severity)
+                return ev.Event(data=_limit_changed(decision, told), stream=_GUARD, cause=cause, severity=severity)
             case Breached():
-                data = ev.GuardThresholdBreached(**_threshold(decision), page_at=self._policy.page_at)
+                data = ev.GuardThresholdBreached(**_threshold(decision), page_at=self._policy.page_at, asked=told)
                 return ev.Event(data=data, stream=_GUARD, cause=self._lowered if decision.reason else None)
             case Cleared():
                 page_at, page_to = self._policy.page_at, self._policy.page_to
-                data = ev.GuardThresholdCleared(**_threshold(decision), page_at=page_at, page_to=page_to)
+                data = ev.GuardThresholdCleared(**_threshold(decision), page_at=page_at, page_to=page_to, asked=told)
                 return ev.Event(data=data, stream=_GUARD)
 
 
-def _limit_changed(decision: LimitChanged) -> ev.EventData:
+def _limit_changed(decision: LimitChanged, told: list[Any]) -> ev.EventData:
     kind = ev.GuardThresholdCleared if decision.reason is Reason.RECOVERED else ev.GuardThresholdBreached
     used, limit = decision.observed.used_bytes, decision.to_bytes
     return kind(
@@ -253,6 +254,7 @@ def _limit_changed(decision: LimitChanged) -> ev.EventData:
         from_bytes=decision.from_bytes,
         to_bytes=decision.to_bytes,
         readings=_readings(decision),
+        asked=told,
     )
 
 

@@ -11,6 +11,9 @@ from typer.testing import CliRunner
 
 from lmx_ledger.bench.model import Shape, write_bench_model
 from lmx_ledger.cli.main import lmx
+from lmx_ledger.ledger.filter import EventFilter
+from lmx_ledger.ledger.query import Reader
+from lmx_ledger.memory.recorded import asked, steps_of
 from tests.conftest import RunningDaemon
 
 Start = Callable[[str], RunningDaemon]
@@ -50,6 +53,19 @@ def memory(running: RunningDaemon) -> dict[str, Any]:
     return found
 
 
+def same_plans(running: RunningDaemon) -> None:
+    """Asked again what the ledger says that it was asked, the planner comes to what the ledger says that it found."""
+    reader = Reader.open(running.home / "ledger.db")
+    planned = reader.events(EventFilter(types=("paging.planned",)))
+    reader.close()
+    assert planned
+    for event in planned:
+        question = asked(event)
+        assert question is not None
+        found = question.plan()
+        assert (steps_of(found), found.short_by) == (event.data["steps"], event.data["short_by_bytes"])
+
+
 def causes(running: RunningDaemon, event: dict[str, Any]) -> Iterator[str]:
     """The types of what made it happen, the first cause first."""
     chain = running.get(f"/lmx/events/{event['seq']}")["causes"]
@@ -71,6 +87,7 @@ def test_models_that_do_not_fit_together_take_turns_and_answer_as_with_room(star
         lines = planned["data"]["account"]["lines"]
         held = sum(sum(line["layers"]) + line["kv"] + line["kept"] + line["working"] + line["spare"] for line in lines)
         assert held <= 52 * MB
+    same_plans(tight)
     assert not tight.events(type="engine.exited")
 
 

@@ -12,6 +12,7 @@ import pytest
 from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.core.sensed import HeatReading
 from lmx_ledger.daemon.watch import MemoryWatch
+from lmx_ledger.guard.recorded_memory import TYPES, asked, is_of
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.log_lines import render
 from lmx_ledger.ledger.query import Reader
@@ -92,6 +93,12 @@ class Watched:
         reader = Reader.open(self.ledger.path)
         found = reader.events(EventFilter(types=types))
         reader.close()
+        for event in found:
+            # Asked again, the guard comes to the same.
+            if (question := asked(event)) is not None:
+                assert any(is_of(decision, event) for decision in question.decide()), event
+            else:
+                assert event.type not in TYPES
         return list(found)
 
 
@@ -110,7 +117,7 @@ async def test_others_take_memory_and_give_it_back(tmp_path: Path, ledger: Ledge
     assert seen.watch.limit_bytes == to
     (lowered,) = seen.events("guard.*")
     assert (lowered.type, lowered.severity, lowered.stream) == ("guard.threshold_breached", Severity.INFO, "guard")
-    assert {name: value for name, value in lowered.data.items() if value is not None} == {
+    assert {name: value for name, value in lowered.data.items() if value is not None and name != "asked"} == {
         "name": "memory_limit",
         "used_bytes": 4 * GB,
         "limit_bytes": to,
@@ -172,7 +179,7 @@ async def test_swapping_is_told_before_the_limit_that_it_lowers(tmp_path: Path, 
     await seen.look(60)
     thrash, recovered = seen.events("sensor.swap_*")
     lowered, *_ = seen.events("guard.*")
-    assert (thrash.data, thrash.stream) == ({"bytes_per_s": 100 * 10**6, "window_s": 10.0}, "sensor")
+    assert (thrash.data["bytes_per_s"], thrash.data["window_s"], thrash.stream) == (100 * 10**6, 10.0, "sensor")
     assert (lowered.cause, lowered.data["reason"]) == (thrash.seq, "swap")
     assert recovered.type == "sensor.swap_recovered"
 

@@ -6,6 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmx_ledger.core.events import Recorded, Severity
+from lmx_ledger.memory import recorded
 from lmx_ledger.memory.plan import (
     LEAST_TURN_S,
     Account,
@@ -181,9 +183,25 @@ def test_no_plan_touches_what_is_in_flight_or_pinned_or_frees_what_is_not_there(
 def test_the_same_account_gives_the_same_plan_also_when_it_was_written_down(
     account: Account, need: Need, policy: Policy, now_s: float
 ) -> None:
-    again = Account(account.limit, account.reserve, tuple(Line(*one) for one in account.lines), *account[3:])
-    assert plan(again, need, policy, now_s) == plan(account, need, policy, now_s)
-    assert msgspec.json.encode(plan(account, need, policy, now_s).steps)
+    question = recorded.Asked(account, need, policy, now_s)
+    event = Recorded(
+        seq=1,
+        id="",
+        time_us=0,
+        boot="",
+        type="paging.planned",
+        v=1,
+        severity=Severity.INFO,
+        stream="memory",
+        request=None,
+        session=None,
+        model=None,
+        incident=None,
+        cause=None,
+        data={"account": msgspec.json.decode(msgspec.json.encode(question.told()))},
+    )
+    assert recorded.asked(event) == question
+    assert question.plan() == plan(account, need, policy, now_s)
 
 
 @given(accounts, needs)
