@@ -20,6 +20,7 @@ from lmx_ledger.serving.models import PAGED, ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.service import SafeMode
 
 EVERY_S: Final = 1.0
+_SAMPLE_S: Final = 10.0
 _GUARD: Final = "guard"
 _MOST_RETRY_S: Final = 60
 
@@ -82,7 +83,7 @@ class Guard:
         self._of_signal: dict[str, int | None] = {}
         self._of_stage: int | None = None
         self._now: Mapping[str, Figure] = {}
-        self._refused = 0
+        self._refused = self._sampled_us = 0
         self._looked, self._wake = asyncio.Event(), asyncio.Event()
         self._working: set[asyncio.Task[None]] = set()
         self.stage = Stage.NORMAL
@@ -175,6 +176,7 @@ class Guard:
         async with self._lock:
             self._now = self._figures()
             observed = signals.Observed(self._clock(), {name: figure.value for name, figure in self._now.items()})
+            self._sample(observed)
             found = signals.decide(self._signals, observed, self._thresholds)
             self._signals = signals.evolve(self._signals, observed, self._thresholds)
             # Values as the ledger has them: a replay must come to the same.
@@ -187,6 +189,13 @@ class Guard:
                     await self._observe(Off(decision.at_us, decision.name), decision.name)
             await self._observe(Tick(observed.at_us), None)
         self._looked.set()
+
+    def _sample(self, observed: signals.Observed) -> None:
+        """Between two changes of signals the figures are not in the ledger: for who asks what other thresholds did."""
+        figures = {name: round(value, 4) for name, value in observed.values.items() if value}
+        if figures and observed.at_us - self._sampled_us >= _SAMPLE_S * 1e6:
+            self._sampled_us = observed.at_us
+            self._ledger.emit(_event(ev.SensorSampled(sensor=_GUARD, figures=figures), None))
 
     async def _observe(self, observed: Observed, signal: str | None) -> None:
         self._stages, decided = stages.advance(self._stages, observed, self._rules)

@@ -108,6 +108,7 @@ NAMED: Final[dict[tuple[str, str], str]] = {
     ("guard.context_ceiling_changed", "recovered"): "Safe mode is over: max_context_tokens={to}",
     ("sensor.thermal_throttled", "level"): "Thermal throttle detected (thermal pressure: {level}).",
     ("sensor.thermal_throttled", "driver"): "Thermal throttle detected (by the GPU's driver, at {gpu_mhz:.4g} MHz).",
+    ("sensor.sampled", "guard"): "Figures of the guard: {figures}.",
     ("sensor.sampled", "heat"): (
         "Heat: level {level}, {celsius:.3g} degrees, GPU busy {gpu_busy:percent} at {gpu_mhz:.4g} MHz."
     ),
