@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lmx_ledger import __version__
-from lmx_ledger.cli import bench, chat, doctor, drill, events, fit, ledger, models, serve, sessions, slo
+from lmx_ledger.cli import bench, chat, doctor, drill, events, fit, ledger, models, replay, serve, sessions, slo
 from lmx_ledger.cli.connection import Failure
 from lmx_ledger.core.errors import StartupError
 
@@ -19,7 +19,20 @@ _SETTINGS: Final[dict[str, Any]] = {
     "pretty_exceptions_enable": False,
     "rich_markup_mode": "rich",
 }
-_ORDER: Final = ("serve", "chat", "events", "slo", "ledger", "models", "fit", "sessions", "drill", "doctor", "bench")
+_ORDER: Final = (
+    "serve",
+    "chat",
+    "events",
+    "slo",
+    "replay",
+    "ledger",
+    "models",
+    "fit",
+    "sessions",
+    "drill",
+    "doctor",
+    "bench",
+)
 
 
 class Commands(TyperGroup):
@@ -149,6 +162,7 @@ lmx.command("events", epilog=events.EXAMPLE)(events.events)
 lmx.command("slo", epilog=slo.EXAMPLE)(slo.slo)
 lmx.command("fit", epilog=fit.EXAMPLE)(fit.fit)
 lmx.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
+lmx.command("replay", epilog=replay.EXAMPLE)(replay.replay)
 lmx.command("drill", epilog=drill.EXAMPLE)(drill.drill)
 lmx.add_typer(ledger.group, name="ledger")
 lmx.add_typer(bench.group, name="bench")

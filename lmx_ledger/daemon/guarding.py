@@ -15,6 +15,7 @@ from lmx_ledger.guard import signals, stages
 from lmx_ledger.guard.recorded import safe_reason
 from lmx_ledger.guard.signals import SIGNALS, Threshold
 from lmx_ledger.guard.stages import CeilingChanged, Observed, Off, On, Stage, StageChanged, Tick
+from lmx_ledger.incident.rules import stage_rules, thresholds
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.serving.models import PAGED, ModelState, ModelTable, ServedModel
 from lmx_ledger.serving.service import SafeMode
@@ -94,7 +95,7 @@ class Guard:
 
     def _apply(self, config: Config) -> None:
         self._thresholds = thresholds(config) if config.guard.enabled else {}
-        self._rules = rules(config)
+        self._rules = stage_rules(config)
 
     @property
     def calm(self) -> bool:
@@ -288,34 +289,6 @@ class Guard:
         told = decision.name in {signals.SWAP, signals.THERMAL, signals.BURN}
         severity = ev.Severity.DEBUG if told else None
         return _event(data, self._now[decision.name].cause, severity)
-
-
-def thresholds(config: Config) -> dict[str, Threshold]:
-    """Of the signals, as configured."""
-    guard = config.guard
-    return {
-        signals.QUEUE_WAIT: Threshold(guard.queue_wait, guard.queue_wait / 3),
-        signals.MEMORY_FULL: Threshold(guard.memory_at, guard.memory_at * 0.9, for_s=5.0),
-        signals.SWAP: Threshold(1.0, 0.0),
-        signals.THERMAL: Threshold(1.0, 0.0),
-        signals.GPU: Threshold(guard.gpu_at, guard.gpu_at * 0.9, for_s=guard.gpu_for),
-        signals.BURN: Threshold(1.0, 0.0),
-    }
-
-
-def rules(config: Config) -> stages.Policy:
-    """By which the stages go, as configured."""
-    guard, context = config.guard, config.context
-    return stages.Policy(
-        dwell_s=guard.dwell,
-        exit_s=guard.exit_after,
-        shed_after_s=guard.shed_after,
-        restart_after_s=guard.restart_after,
-        restart_every_s=guard.restart_every,
-        safe_dwell_s=guard.safe_dwell,
-        max_tokens=context.max_tokens,
-        safe_tokens=context.safe_mode_tokens,
-    )
 
 
 def primary_of(models: Sequence[ServedModel]) -> ServedModel:

@@ -46,6 +46,7 @@ def test_what_exists_is_what_this_version_can_do() -> None:
         ("models", "list"),
         ("models", "pull"),
         ("models", "rm"),
+        ("replay",),
         ("serve", "load"),
         ("serve", "logs"),
         ("serve", "memory"),

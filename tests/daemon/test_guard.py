@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from lmx_ledger.bench.model import Shape, write_bench_model
 from lmx_ledger.cli.main import lmx
+from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.config import load_config
-from lmx_ledger.daemon.guarding import rules
 from lmx_ledger.guard.recorded import TYPES, decisions, observations, replayed
+from lmx_ledger.incident.replayed import Replayed, replay
+from lmx_ledger.incident.rules import stage_rules
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.query import Reader
 from tests.conftest import RunningDaemon
@@ -78,6 +80,12 @@ def test_a_flood_is_refused_at_once_and_who_is_known_goes_on(start_daemon: Start
     assert ask(running, "new again").status_code == 200
     assert running.get("/lmx/guard")["stage"] == "normal"
     same_decisions(running)
+    # With patience for any line nobody would have been refused; with none, earlier and for longer.
+    patient = replay_of(running, guard__queue_wait="1h").public()
+    assert (set(patient["stages_s"]["recorded"]), patient["stages_s"]["replayed"]) == ({"backpressure"}, {})
+    assert patient["different"] == 2
+    longer = replay_of(running, guard__exit_after="30s").public()["differences"]
+    assert [one["replayed"] for one in longer] == [None]
 
 
 def same_decisions(running: RunningDaemon) -> None:
@@ -87,8 +95,19 @@ def same_decisions(running: RunningDaemon) -> None:
     reader.close()
     decided = list(decisions(recorded))
     assert decided
-    policy = rules(load_config(running.home / "config.toml"))
+    policy = stage_rules(load_config(running.home / "config.toml"))
     assert list(replayed(list(observations(recorded)), policy, decided[-1].at_us)) == decided
+    again = replay_of(running)
+    assert len(again.compared) >= len(decided)
+    assert [one for one in again.compared if not one.same] == []
+
+
+def replay_of(running: RunningDaemon, **given: str) -> Replayed:
+    reader = Reader.open(running.home / "ledger.db")
+    try:
+        return replay(reader, 0, utc_us(), {name.replace("__", "."): value for name, value in given.items()})
+    finally:
+        reader.close()
 
 
 def ask_long(running: RunningDaemon, tokens: int) -> httpx.Response:
