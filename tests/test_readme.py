@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
+import httpx
 import pytest
 
 from lmx_ledger.daemon import runfile
@@ -74,10 +74,9 @@ class Session:
         return (done.stdout + done.stderr).replace(str(self.port), "3456").splitlines()
 
     def worker(self) -> int:
-        run = runfile.read(self.home, self.port)
-        assert run is not None
-        (worker,) = psutil.Process(run.pid).children()
-        return worker.pid
+        # Its standby is a process of the daemon as well.
+        models = httpx.get(f"http://127.0.0.1:{self.port}/lmx/models", timeout=30).json()["models"]
+        return int(models[0]["worker_pid"])
 
     def close(self) -> None:
         if (run := runfile.read(self.home, self.port)) is not None:
