@@ -168,13 +168,13 @@ def test_swapping_without_end_goes_through_the_stages_and_no_stream_is_lost(star
         '[guard]\nshed_after = "1s"\nrestart_after = "1s"\ndwell = "1s"\nexit_after = "1s"\n'
     )
     running = start_daemon(config(model, more))
-    undisturbed = ask(running, "stream", 6_000).json()["choices"][0]["text"]
+    undisturbed = ask(running, "stream", 3_000).json()["choices"][0]["text"]
     running.wait_event("kv.saved")
     assert ask(running, "b", model="b").status_code == 200
     assert running.post("/lmx/drills", {"kind": "swap", "for_s": 15}).status_code == 200
     wait_for_stage(running, "backpressure")
     with ThreadPoolExecutor(1) as client:
-        stream = client.submit(ask, running, "stream", 6_000)
+        stream = client.submit(ask, running, "stream", 3_000)
         wait_for_stage(running, "shedding")
         shed = running.wait_event("guard.model_shed")
         assert (shed["model"], shed["data"]["primary"]) == ("b", "a")
