@@ -477,7 +477,7 @@ class RequestFirstToken(EventData, frozen=True, kw_only=True):
 
 @_event("request.finished")
 class RequestFinished(EventData, frozen=True, kw_only=True):
-    """A request was answered in full."""
+    """A request was answered in full. `parts_ms` add up to `wall_ms`: what its time went to (see `serving/parts.py`)."""
 
     status: int
     finish_reason: str
@@ -488,6 +488,7 @@ class RequestFinished(EventData, frozen=True, kw_only=True):
     ttft_ms: float | None
     itl_p95_ms: float | None
     wall_ms: float
+    parts_ms: dict[str, float] = {}
 
 
 @_event("request.cancelled")
@@ -495,6 +496,7 @@ class RequestCancelled(EventData, frozen=True, kw_only=True):
     """The client went away or did not read, or the daemon stopped.
 
     `phase` is where the request was: queue, prefill, decode, or send (the engine was done, the client had not read it).
+    `parts_ms`: as of `request.finished`.
     """
 
     phase: str
@@ -502,11 +504,12 @@ class RequestCancelled(EventData, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     wall_ms: float
+    parts_ms: dict[str, float] = {}
 
 
 @_event("request.failed", Severity.ERROR)
 class RequestFailed(EventData, frozen=True, kw_only=True):
-    """A request that had been admitted could not be answered."""
+    """A request that had been admitted could not be answered. `parts_ms`: as of `request.finished`."""
 
     status: int
     code: str
@@ -514,6 +517,7 @@ class RequestFailed(EventData, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     wall_ms: float
+    parts_ms: dict[str, float] = {}
 
 
 # --- KV that is kept ------------------------------------------------------------------------------------------------
