@@ -477,7 +477,7 @@ class RequestFirstToken(EventData, frozen=True, kw_only=True):
 
 @_event("request.finished")
 class RequestFinished(EventData, frozen=True, kw_only=True):
-    """A request was answered in full. `parts_ms` add up to `wall_ms`: what its time went to (see `serving/parts.py`)."""
+    """A request was answered in full. `parts_ms` add up to `wall_ms`: where its time went (`serving/parts.py`)."""
 
     status: int
     finish_reason: str
