@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 import typer
-from rich.padding import Padding
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -163,10 +163,12 @@ def _show(answer: dict[str, Any]) -> None:
         line.append(f"{_ms(part['ms']):>9}  {part['share']:>4.0%}  ", style="not bold")
         line.append(_bar(part["share"]), style="not bold cyan")
         line.append(f"  {harmless(part['means'])}", style="not bold dim")
+        line.truncate(console.width, overflow="ellipsis")
+        line.rstrip()
         console.print(line)
         for one in part["because"]:
             reason = Text(harmless(one["text"])).append(f"  [{one['seq']}]", style="dim")
-            console.print(Padding(reason, (0, 0, 0, 4)))
+            _indented(console, reason, 4)
     console.print()
     console.print(Text("[n] is an event: lmx events --request ID, or /lmx/events/n", style="dim"))
 
@@ -186,7 +188,7 @@ def _show_slowest(rows: list[dict[str, Any]], by: str) -> None:
         console.print(line)
         told = Text(f"{_label(row['part'])} {_ms(row['part_ms'])}: ", style="cyan") if row["part"] else Text()
         told.append(harmless(row["reason"]), style="not bold default")
-        console.print(Padding(told, (0, 0, 0, 11)))
+        _indented(console, told, 11)
     console.print()
     console.print(Text(f"All of one: lmx why {rows[0]['request']}", style="dim"))
 
@@ -222,11 +224,11 @@ def _show_costs(answer: dict[str, Any]) -> None:
         ],
     )
     _table(
-        "weights that came back, by who had them put out",
+        "weights that came back, by why they were out",
         ("times", "bytes", "time"),
         [
             (
-                f"{harmless(p['model'])}, put out for {harmless(p['by'])}" + (f" ({p['for']})" if p["for"] else ""),
+                f"{harmless(p['model'])}, put out {harmless(p['why'])}",
                 f"{p['times']:,}",
                 show_bytes(p["bytes"]),
                 _ms(p["ms"]),
@@ -247,6 +249,12 @@ def _show_costs(answer: dict[str, Any]) -> None:
         ("computed again", "lost"),
         [(harmless(s["session"]), f"{s['lost_tokens']:,}", _ms(s["ms"])) for s in answer["sessions"]],
     )
+
+
+def _indented(console: Console, text: Text, by: int) -> None:
+    for line in text.wrap(console, console.width - by):
+        line.rstrip()
+        console.print(Text(" " * by).append_text(line))
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -359,6 +359,7 @@ class Worker:
                         stream.deliver(report)
             case wire.Restored():
                 if stream := self._streams.get(report.stream):
+                    stream.share.restored += int(report.ms * 1e6) if report.tokens else 0
                     stream.deliver(report)
             case wire.Saved():
                 if self.on_saved is not None:

@@ -47,7 +47,9 @@ class Spent:
 
     def report(self, step: wire.Step, shares: "dict[int, EngineStream]", now: int) -> None:
         """Take in what a step says."""
-        took, self.since = now - self.since, now
+        # Reports may arrive several at once: when each was done the worker knows.
+        at = step.at_ns or now
+        took, self.since = max(at - self.since, 0), max(at, self.since)
         self.reports += 1
         if step.prefill:
             self.read += took
@@ -65,12 +67,15 @@ class Spent:
 
 
 class Share:
-    """What of a worker's time one request had, with all of its streams; see `Spent`."""
+    """What of a worker's time one request had, with all of its streams; see `Spent`.
 
-    __slots__ = ("counted", "read", "stepped")
+    `restored` is how long the fetching of its kept KV took, beside what the worker did meanwhile.
+    """
+
+    __slots__ = ("counted", "read", "restored", "stepped")
 
     def __init__(self) -> None:
-        self.read = self.stepped = self.counted = 0
+        self.read = self.stepped = self.restored = self.counted = 0
 
 
 class EngineStream:

@@ -49,10 +49,20 @@ class Case:
         """Its newest event of those types."""
         return next((event for event in reversed(self.evidence.own) if event.type in kinds), None)
 
+    def _first(self, kind: str) -> Recorded | None:
+        return next((event for event in self.evidence.own if event.type == kind), None)
+
+    def _spent(self, part: str) -> float:
+        end = self.own("request.finished", "request.cancelled", "request.failed")
+        return float((end.data.get("parts_ms") or {}).get(part, 0.0)) if end is not None else 0.0
+
     def because(self, part: str) -> list[Because]:
         """Why it took that time, each reason once: what is nearest first, then what made that happen."""
         ask = self._ask.get(part)
-        return list(dict.fromkeys(ask())) if ask is not None else []
+        once: dict[str, Because] = {}
+        for one in ask() if ask is not None else ():
+            once.setdefault(one.text, one)
+        return list(once.values())
 
     def lead(self, part: str) -> str:
         """The reason in one clause, for a headline."""
@@ -70,11 +80,11 @@ class Case:
             return
         data = received.data
         tokens = f", {admitted.data['prompt_tokens']:,} tokens" if admitted is not None else ""
-        tools = f" and {data['tools']} tools" if data["tools"] else ""
+        tools = f" and {_count(data['tools'], 'tool')}" if data["tools"] else ""
         yield Because(
             received.seq,
-            f"its {data['messages']} messages{tools} ({data['chars']:,} characters{tokens}) were checked, put into the "
-            "model's template and cut into tokens.",
+            f"its {_count(data['messages'], 'message')}{tools} ({data['chars']:,} characters{tokens}) were checked, "
+            "put into the model's template and cut into tokens.",
         )
 
     def _load(self) -> Iterator[Because]:
@@ -93,14 +103,21 @@ class Case:
                     f"at the head of the line, and went on after {ms(event.data['gap_ms'])}.",
                 )
         plans = [event for event in self._around("paging.planned") if self._concerns(event)]
+        # One from before it came matters only where it goes on.
+        plans = [plan for plan in plans if plan.seq > self.evidence.own[0].seq] or plans[-1:]
         for event in plans:
             yield self._said(event)
             yield from self._causes(event)
+        if not plans and not parked:
+            what = "there was no room for its KV beside what others held"
+            queued = self.own("request.queued")
+            if self._spent(names.QUEUE) > self._spent(names.MEMORY) and queued is not None:
+                yield Because(queued.seq, f"{what}; who they were stands at the queue.")
+            else:
+                yield from self._holders(what)
         for event in self._around("guard.threshold_breached"):
             if event.data["name"] in {"memory", "memory_limit"}:
                 yield self._said(event)
-        if not plans:
-            yield from self._holders("request.queued", "there was no room for its KV beside what others held")
 
     def _page_in(self) -> Iterator[Because]:
         for event in self._around("paging.in_finished"):
@@ -111,22 +128,24 @@ class Case:
             yield from self._causes(event)
 
     def _queue(self) -> Iterator[Because]:
-        queued = self.own("request.queued")
+        queued = self._first("request.queued")
         if queued is None:
             admitted = self.own("request.admitted")
             if admitted is not None:
                 yield Because(admitted.seq, "a slot was free; this is what it took to give it one.")
             return
-        yield from self._holders(
-            "request.queued",
+        what = (
             f"every slot of {plain(self._model)} was taken ({queued.data['running']} in use) and it was number "
-            f"{queued.data['position']} in line",
+            f"{queued.data['position']} in line"
         )
+        if self._spent(names.MEMORY) >= self._spent(names.QUEUE):
+            yield Because(queued.seq, f"{what}.")
+        else:
+            yield from self._holders(what)
 
-    def _holders(self, since: str, what: str) -> Iterator[Because]:
+    def _holders(self, what: str) -> Iterator[Because]:
         """Who was in the engine while it stood in line."""
-        began = next((event for event in self.evidence.own if event.type == since), self.evidence.own[0])
-        admitted = self.own("request.admitted")
+        began, admitted = self._first("request.queued") or self.evidence.own[0], self.own("request.admitted")
         until = admitted.seq if admitted is not None and admitted.seq > began.seq else None
         held = [
             stay
@@ -280,11 +299,9 @@ class Case:
 
     def refused(self, end: Recorded) -> str:
         """The whole of a refusal."""
-        data = end.data
-        causes = [event for event in self.evidence.chains.get(end.seq, ()) if event.type.startswith(("guard.", "br"))]
-        why = (
-            f" Because {sentence(causes[-1], self._zone).removesuffix('.')} (event {causes[-1].seq})." if causes else ""
-        )
+        data, chain = end.data, self.evidence.chains.get(end.seq, ())
+        cause = next((event for event in reversed(chain) if event.type.startswith(("guard.", "breaker."))), None)
+        why = f" A{sentence(cause, self._zone)[1:-1]} (event {cause.seq})." if cause is not None else ""
         return f"It was refused with {data['status']} {plain(data['code'])}: {plain(data['message'])}.{why}"
 
     def given_up(self, end: Recorded) -> str:
@@ -303,8 +320,9 @@ class Case:
         return [event for event in self.evidence.around if event.type in kinds]
 
     def _concerns(self, plan: Recorded) -> bool:
-        """Whether a plan has to do with its model: made room for it, or took its weights."""
-        return plan.model == self._model or self._model in (plan.data.get("victims") or ())
+        """Whether a plan has to do with its model: made room for it, or took something of it that it lacked then."""
+        taken = {step[1] for step in plan.data.get("steps") or () if step[0] in {"yield", "page_out"}}
+        return plan.model == self._model or self._model in taken
 
     def _said(self, event: Recorded) -> Because:
         return Because(event.seq, sentence(event, self._zone))

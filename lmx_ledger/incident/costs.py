@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol
 
 from lmx_ledger.core.events import Recorded
+from lmx_ledger.incident.sentences import purpose
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.serving import parts as names
 
@@ -58,7 +59,8 @@ def events_since(ledger: Asked, since_us: int | None) -> Iterator[Recorded]:
 def costs(events: Iterable[Recorded]) -> dict[str, Any]:
     """What they add up to; every list has the dearest first.
 
-    `page_ins` is by the model that came back and by whom it had made room for; `parts` by part of the requests' time.
+    `page_ins` is by the model that came back and what it had been put out for (`by`: the model that wanted room),
+    `parts` is by part of the requests' time.
     """
     misses: defaultdict[tuple[str, str | None], _Sum] = defaultdict(_Sum)
     page_ins: defaultdict[tuple[str, str, str], _Sum] = defaultdict(_Sum)
@@ -78,11 +80,10 @@ def costs(events: Iterable[Recorded]) -> dict[str, Any]:
                     sessions[session] = sessions[session].plus(cost, data["lost_tokens"])
             case "paging.planned":
                 for victim in data["victims"]:
-                    by = "an operator" if data["reason"] == "asked" else event.model or "the memory limit"
-                    put_out[victim] = by, data["reason"]
+                    put_out[victim] = event.model or "", data["reason"]
             case "paging.in_finished":
                 model = event.model or ""
-                by, reason = put_out.get(model, (UNKNOWN, ""))
+                by, reason = put_out.get(model, ("", ""))
                 page_ins[model, by, reason] = page_ins[model, by, reason].plus(data["ms"], size=data["bytes"])
             case "request.resumed":
                 resumes[data["reason"]] = resumes[data["reason"]].plus(data["gap_ms"], data["reread_tokens"])
@@ -110,8 +111,16 @@ def costs(events: Iterable[Recorded]) -> dict[str, Any]:
             for (reason, breaker), one in _dearest(misses)
         ],
         "page_ins": [
-            {"model": model, "by": by, "for": why, "times": one.times, "bytes": one.bytes, "ms": round(one.ms, 3)}
-            for (model, by, why), one in _dearest(page_ins)
+            {
+                "model": model,
+                "by": by or None,
+                "reason": reason or None,
+                "why": purpose(reason, by) if reason else UNKNOWN,
+                "times": one.times,
+                "bytes": one.bytes,
+                "ms": round(one.ms, 3),
+            }
+            for (model, by, reason), one in _dearest(page_ins)
         ],
         "resumes": [
             {"reason": reason, "times": one.times, "reread_tokens": one.tokens, "ms": round(one.ms, 3)}

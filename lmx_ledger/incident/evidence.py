@@ -1,6 +1,7 @@
 """What the ledger knows about one request: its own events, their causes, and what happened around it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
@@ -140,13 +141,15 @@ def _others(ledger: Asked, model: str | None, last: int) -> list[Stay]:
 
 
 def _begun_before(ledger: Asked, own: Sequence[Recorded], model: str | None) -> list[Recorded]:
-    """A load, a page-in or a turn of another model that was under way when it came: the last of each."""
+    """A load, a page-in or a plan that may have been under way when it came: the last of each."""
+    before = EventFilter(after=own[0].seq, order="desc", limit=1)
     found = []
-    for kind in ("model.load_started", "paging.in_started", "paging.planned"):
-        wanted = EventFilter(types=(kind,), after=own[0].seq, order="desc", limit=1)
-        for event in ledger.events(wanted):
-            if event.model == model or model in (event.data.get("victims") or ()):
-                found.append(event)
+    if model is not None:
+        for kind in ("model.load_started", "paging.in_started"):
+            found += ledger.events(replace(before, types=(kind,), model=model))
+    for plan in ledger.events(replace(before, types=("paging.planned",))):
+        if model in {plan.model, *(step[1] for step in plan.data.get("steps") or ()), *plan.data["victims"]}:
+            found.append(plan)
     return found
 
 
@@ -168,7 +171,8 @@ def _since_last_turn(ledger: Asked, own: Sequence[Recorded]) -> list[Recorded]:
     return [
         event
         for event in reversed(newest)
-        if event.seq > since and (event.model == missed.model or _has_gone(event, missed.model))
+        if event.seq > since
+        and (_has_gone(event, missed.model) if event.type == "paging.planned" else event.model == missed.model)
     ]
 
 

@@ -67,7 +67,7 @@ def _by(evidence: Evidence, took: Recorded | None, zone: tzinfo) -> str:
     at = f" at {clock(took.time_us, zone)}"
     if plan is not None:
         whose = f", which request {plain(asked.request)} asked for" if asked is not None else ""
-        return f"{at} {purpose(plan)} (plan {plan.seq}){whose}"
+        return f"{at} {purpose(str(plan.data['reason']), plan.model)} (plan {plan.seq}){whose}"
     if asked is not None:
         return f"{at} to make room for what request {plain(asked.request)} left"
     ordered = any(event.type == "operator.commanded" for event in chain)

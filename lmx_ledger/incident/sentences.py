@@ -1,6 +1,6 @@
 """What an event says to somebody who has never seen this system, as one sentence; what strangers wrote is harmless."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, tzinfo
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ _WANTED: Final = {
     "limit": "because more was held than the memory limit allows",
     "asked": "because an operator wanted it",
 }
+_GOING: Final = {"page_out": "weights", "kept": "KV at rest"}
 _SIGNALS: Final = {
     "queue_wait": "requests waited too long in line",
     "memory_full": "memory was nearly full",
@@ -52,10 +53,9 @@ def ms(value: float) -> str:
     return f"{value:.1f} ms" if value < 9.95 else show_duration(value / 1e3)
 
 
-def purpose(planned: Recorded) -> str:
-    """What a `paging.planned` was for: `to load m`."""
-    template = _WANTED.get(str(planned.data.get("reason")), "to make room for {model}")
-    return template.format(model=plain(planned.model or "a model"))
+def purpose(reason: str, model: str | None) -> str:
+    """What a plan of that reason, for that model, was for: `to load m`."""
+    return _WANTED.get(reason, "to make room for {model}").format(model=plain(model or "a model"))
 
 
 def sentence(event: Recorded, zone: tzinfo) -> str:
@@ -66,18 +66,27 @@ def sentence(event: Recorded, zone: tzinfo) -> str:
 
 
 def _planned(event: Recorded, data: Mapping[str, Any]) -> str:
-    victims = ", ".join(plain(name) for name in data.get("victims") or ())
-    kept = any(step[0] == "kept" for step in data.get("steps") or ())
-    out = any(step[0] == "page_out" for step in data.get("steps") or ()) or data.get("reason") == "asked"
-    what = " and ".join(
-        [*(["weights"] if out else []), *(["KV at rest"] if kept else [])] or ["memory that was granted"]
-    )
-    whose = f" of {victims}" if victims else ""
-    short = data.get("short_by_bytes") or 0
-    waited = f"; {show_bytes(short)} more had to be waited for" if short else ""
-    need = data.get("need_bytes") or 0
-    room = f" {show_bytes(need)}" if need else ""
-    return f"plan {event.seq} let {what}{whose} go {purpose(event)}{f', which needs{room}' if room else ''}{waited}"
+    by_act: dict[str, list[str]] = {}
+    for act, model, *_ in data.get("steps") or ():
+        by_act.setdefault(str(act), []).append(plain(model))
+    if data["reason"] == "asked":
+        by_act["page_out"] = [plain(name) for name in data["victims"]]
+    told = []
+    if going := [f"{what} of {_names(by_act[act])}" for act, what in _GOING.items() if act in by_act]:
+        told.append(f"let {' and '.join(going)} go")
+    if "yield" in by_act:
+        told.append(f"let nobody new in at {_names(by_act['yield'])}")
+    if not told and "spare" in by_act:
+        told.append(f"took back what {_names(by_act['spare'])} had no need of")
+    need, short = data.get("need_bytes"), data.get("short_by_bytes")
+    room = f" ({show_bytes(need)})" if need else ""
+    waited = f"; {show_bytes(short)} of it had to be waited for" if short else ""
+    act = " and ".join(told) or "found nothing that could go"
+    return f"plan {event.seq} {act} {purpose(str(data['reason']), event.model)}{room}{waited}"
+
+
+def _names(models: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(models))
 
 
 def _out(event: Recorded, data: Mapping[str, Any]) -> str:
@@ -124,6 +133,10 @@ def _restart(event: Recorded, data: Mapping[str, Any]) -> str:
 def _load_started(event: Recorded, data: Mapping[str, Any]) -> str:
     why = _LOADED_FOR.get(data["reason"], plain(data["reason"]))
     return f"{plain(event.model)} began to load ({show_bytes(data['weights_bytes'])}), because {why}"
+
+
+def _loaded(event: Recorded, data: Mapping[str, Any]) -> str:
+    return f"{plain(event.model)} was loaded ({show_bytes(data['weights_bytes'])}), after {ms(data['ms'])}"
 
 
 def _breached(event: Recorded, data: Mapping[str, Any]) -> str:  # noqa: ARG001 - as the others
@@ -176,6 +189,7 @@ _SENTENCES: Final[dict[str, Callable[[Recorded, Mapping[str, Any]], str]]] = {
     "engine.exited": _exited,
     "guard.restart_requested": _restart,
     "model.load_started": _load_started,
+    "model.loaded": _loaded,
     "guard.threshold_breached": _breached,
     "guard.stage_changed": _stage,
     "guard.context_ceiling_changed": _ceiling,

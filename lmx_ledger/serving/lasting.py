@@ -204,14 +204,13 @@ class LastingStream:
 
     def _note(self, items: list[Item]) -> None:
         tokens = [item for item in items if isinstance(item, Token)]
-        now, restored = mono_ns(), 0
+        now = mono_ns()
         for item in items:
             if isinstance(item, Restored):
                 self._read = self._reused = item.tokens
-                restored = int(item.ms * 1e6) if item.tokens else 0
             elif isinstance(item, Prefill):
                 self._read = item.done
-        self._parts.look(now, restored)
+        self._parts.look(now)
         if failed := [item for item in items if isinstance(item, Recovered)]:
             self._interrupt("step_failed", failed[-1].error)
         if not tokens:

@@ -69,8 +69,8 @@ class Parts:
             self.charge(part, min(self._at + ns, until))
         self.charge(self.rest, until)
 
-    def look(self, until: int, restored: int = 0) -> None:
-        """Up to then the worker had it, as far as it had; `restored` of it went to the fetching of kept KV."""
+    def look(self, until: int) -> None:
+        """Up to then the worker had it, as far as it had."""
         spent, share, rest = self._spent, self.share, self.rest
         if spent is not None:
             # Each token comes by here: no tuple, no loop.
@@ -80,8 +80,9 @@ class Parts:
                 others += spent.stepped - self._stepped - share.stepped + self._own_steps
             self._read, self._stepped, self._own, self._own_steps = spent.read, spent.stepped, share.read, share.stepped
             if rest is PREFILL or rest is DECODE:
-                if restored:
-                    self.charge(RESTORE, min(self._at + restored, until))
+                if share.restored:
+                    self.charge(RESTORE, min(self._at + share.restored, until))
+                    share.restored = 0
                 if others > 0:
                     self.charge(STALLS, min(self._at + others, until))
                 if own:
