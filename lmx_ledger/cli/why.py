@@ -146,14 +146,15 @@ def _unknown(reader: Any, wanted: str) -> str:
 def _show(answer: dict[str, Any]) -> None:
     console = terminal()
     for one in answer["notes"]:
-        console.print(Text(f"! {harmless(one['text'])}", style="yellow").append(f"  [{one['seq']}]", style="dim"))
+        said = Text(f"! {harmless(one['text'])}", style="yellow").append(f"  [{one['seq']}]", style="dim")
+        _indented(console, said, 0)
     at = _clock(answer["time"])
     head = Text(harmless(answer["request"]), style="bold")
     head.append(f"  {answer['state']}", style=_STATE.get(answer["state"], "red"))
     about = [at, harmless(answer["model"] or ""), f"session {harmless(answer['session'])}" if answer["session"] else ""]
     head.append(f"  {', '.join(word for word in about if word)}", style="not bold dim")
-    console.print(head)
-    console.print(Text(harmless(answer["text"])))
+    _indented(console, head, 0)
+    _indented(console, Text(harmless(answer["text"])), 0)
     if not answer["parts"]:
         return
     widest = max(len(_label(part["name"])) for part in answer["parts"])

@@ -336,7 +336,8 @@ class PagingPlanned(EventData, frozen=True, kw_only=True):
 
     Otherwise for the event's model: to `load` it, to bring its weights back (`page_in`), or for `kv`. `steps` are all
     acts in their order, `[act, model, bytes, layers]`, and `account` is what the planner was given; what is
-    `short_by_bytes` behind the steps is waited for.
+    `short_by_bytes` behind the steps is waited for. `wanted_by`: the event of who wants it, which is not its cause
+    where that breaches a threshold.
     """
 
     need_bytes: int
@@ -345,6 +346,7 @@ class PagingPlanned(EventData, frozen=True, kw_only=True):
     steps: list[tuple[str, str, int, int]] = []
     short_by_bytes: int = 0
     account: dict[str, Any] = {}
+    wanted_by: int | None = None
 
 
 @_event("paging.out_started", durable=True)

@@ -329,7 +329,8 @@ class Case:
 
     def _causes(self, event: Recorded) -> Iterator[Because]:
         """What made it happen, the nearest cause first; that the request itself came is no reason."""
-        for cause in reversed(causes_in(self.evidence, event)):
+        wanted = [one for seq, one in self.evidence.wants.items() if seq == event.seq]
+        for cause in [*wanted, *reversed(causes_in(self.evidence, event))]:
             if cause.request == self.evidence.request and cause.request is not None:
                 continue
             if cause.type in _DULL:

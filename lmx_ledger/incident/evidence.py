@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, Protocol
 
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.ids import request_id_of
-from lmx_ledger.ledger.causes import causes_of
+from lmx_ledger.ledger.causes import causes_of, event_at
 from lmx_ledger.ledger.filter import EventFilter
 
 ENDS: Final = ("request.finished", "request.failed", "request.cancelled", "request.rejected")
@@ -62,8 +62,9 @@ class Evidence(NamedTuple):
     """Of one request. `own` are its events; `chains` has the causes of some events by their seq, the first one first.
 
     `around` happened between its first and its last event, `before` since the last turn of its conversation, `outs`
-    are the page-outs before its page-ins. `state`: `ended`, `running`, or `lost` (the daemon ended without a word, or
-    was stopped). `broken_at`: the ledger is not as it was written from there on.
+    are the page-outs before its page-ins, `wants` is who wanted each plan, by the plan's seq. `state`: `ended`,
+    `running`, or `lost` (the daemon ended without a word, or was stopped). `broken_at`: the ledger is not as it was
+    written from there on.
     """
 
     request: str
@@ -73,6 +74,7 @@ class Evidence(NamedTuple):
     others: Sequence[Stay] = ()
     before: Sequence[Recorded] = ()
     outs: Sequence[Recorded] = ()
+    wants: Mapping[int, Recorded] = MappingProxyType({})
     ceiling: Recorded | None = None
     state: str = "ended"
     broken_at: int | None = None
@@ -102,6 +104,7 @@ def gather(ledger: Asked, any_id: str, is_alive: Callable[[int], bool]) -> Evide
     chains = {}
     for event in _worth_following(own, around, outs, before):
         chains[event.seq] = causes_of(ledger, event)
+    plans = {event.seq: event for group in (around, before, *chains.values()) for event in group}
     return Evidence(
         request=request,
         own=own,
@@ -110,6 +113,7 @@ def gather(ledger: Asked, any_id: str, is_alive: Callable[[int], bool]) -> Evide
         others=[stay for stay in _others(ledger, model, last) if stay.request != request],
         before=before,
         outs=outs,
+        wants=_wants(ledger, plans.values()),
         ceiling=_ceiling(ledger, own),
         state="ended" if ended else _state(ledger, own[0].boot, is_alive),
         broken_at=ledger.broken_in(max(first - _CHECKED // 2, 1), min(last, first + _CHECKED // 2)),
@@ -196,6 +200,15 @@ def _worth_following(*groups: Sequence[Recorded]) -> list[Recorded]:
         "kv.evicted",
     }
     return [event for group in groups for event in group if event.type in wanted and event.cause is not None][:100]
+
+
+def _wants(ledger: Asked, events: Iterable[Recorded]) -> dict[int, Recorded]:
+    found = {}
+    for plan in events:
+        wanted_by = plan.data.get("wanted_by")
+        if plan.type == "paging.planned" and wanted_by and (asked := event_at(ledger, wanted_by)) is not None:
+            found[plan.seq] = asked
+    return found
 
 
 def _ceiling(ledger: Asked, own: Sequence[Recorded]) -> Recorded | None:

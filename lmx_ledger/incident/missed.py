@@ -49,12 +49,24 @@ def reason(evidence: Evidence, missed: Recorded, zone: tzinfo) -> str:
 
 
 def taker(evidence: Evidence, missed: Recorded) -> Recorded | None:
-    """What took the KV that was missed: what the miss says, else the last event since then that may have."""
+    """What took the KV that was missed: what the miss says, else the last event since then that may have.
+
+    Pieces that go when the request itself needs room for its own go because a plan had left so little of it.
+    """
     direct = next(iter(reversed(evidence.chains.get(missed.seq, ()))), None)
-    if direct is not None and direct.type in {"kv.evicted", "kv.corrupt"}:
-        return direct
+    told = direct if direct is not None and direct.type in {"kv.evicted", "kv.corrupt"} else None
+    if missed.data["reason"] == "evicted":
+        plans = [event for event in evidence.before if event.type == "paging.planned"]
+        others = {one.request for one in causes_in(evidence, told)} - {None, evidence.request} if told else set()
+        if plans and not others:
+            return max(plans, key=lambda plan: _kept_of(plan, missed.model))
     kinds = _TAKERS.get(missed.data["reason"], ())
-    return next((event for event in reversed(evidence.before) if event.type in kinds), None)
+    return told or next((event for event in reversed(evidence.before) if event.type in kinds), None)
+
+
+def _kept_of(plan: Recorded, model: str | None) -> int:
+    """Bytes of that model's KV at rest that a plan had go."""
+    return sum(step[2] for step in plan.data.get("steps") or () if step[0] == "kept" and step[1] == model)
 
 
 def _by(evidence: Evidence, took: Recorded | None, zone: tzinfo) -> str:
@@ -64,6 +76,9 @@ def _by(evidence: Evidence, took: Recorded | None, zone: tzinfo) -> str:
     chain = [took, *reversed(causes_in(evidence, took))]
     plan = next((event for event in chain if event.type == "paging.planned"), None)
     asked = next((event for event in chain if event.request not in {None, evidence.request}), None)
+    if plan is not None and plan.seq in evidence.wants:
+        wanted = evidence.wants[plan.seq]
+        asked = wanted if wanted.request != evidence.request else None
     at = f" at {clock(took.time_us, zone)}"
     if plan is not None:
         whose = f", which request {plain(asked.request)} asked for" if asked is not None else ""

@@ -94,7 +94,7 @@ def why(evidence: Evidence, zone: tzinfo = UTC) -> Why:
         for name in known
     ]
     first_token = case.own("request.first_token")
-    ttft = first_token.data["ttft_ms"] if first_token is not None else None
+    ttft = (first_token or end or first).data.get("ttft_ms")
     return Why(
         request=evidence.request,
         state=state,

@@ -162,7 +162,7 @@ def test_a_model_that_is_loaded_for_it_is_told(start_daemon: Start, model: Path,
     assert "because a request named it" in reasons(answer, "load")
 
 
-def test_kv_that_went_for_another_models_load_is_told_with_the_plan_and_the_request(
+def test_kv_that_went_for_another_model_is_told_with_the_plan_and_the_request(
     start_daemon: Start, model: Path, small: Path
 ) -> None:
     more = f'[memory]\nlimit = {56 * MB}\n[kv]\nram = "12MB"\ndisk = 0\nblock_tokens = 16\n'
@@ -172,9 +172,9 @@ def test_kv_that_went_for_another_models_load_is_told_with_the_plan_and_the_requ
     loader = ask(daemon, "big", tokens=400)
     again = ask(daemon, "m", tokens=1_500, session="agent")
     assert daemon.wait_event("kv.missed", request=again)["data"]["reason"] in {"evicted", "paged"}
-    answer = why(daemon, again)
-    assert "re-computed because this session's KV was evicted at" in answer["text"]
-    assert f"which request {loader} asked for" in answer["text"]
+    said = reasons(why(daemon, again), "prefill")
+    assert "1,500 of 1,500 tokens re-computed: this session's KV was evicted at" in said
+    assert f"which request {loader} asked for" in said
 
 
 def test_a_refusal_by_a_rehearsed_safe_mode_says_so(start_daemon: Start, tmp_path: Path) -> None:
