@@ -83,8 +83,8 @@ class Case:
         tools = f" and {_count(data['tools'], 'tool')}" if data["tools"] else ""
         yield Because(
             received.seq,
-            f"its {_count(data['messages'], 'message')}{tools} ({data['chars']:,} characters{tokens}) were checked, "
-            "put into the model's template and cut into tokens.",
+            f"checking its {_count(data['messages'], 'message')}{tools} ({data['chars']:,} characters{tokens}), "
+            "putting them into the model's template and cutting that into tokens.",
         )
 
     def _load(self) -> Iterator[Because]:
@@ -135,8 +135,8 @@ class Case:
                 yield Because(admitted.seq, "a slot was free; this is what it took to give it one.")
             return
         what = (
-            f"every slot of {plain(self._model)} was taken ({queued.data['running']} in use) and it was number "
-            f"{queued.data['position']} in line"
+            f"it was number {queued.data['position']} in line for a slot of {plain(self._model)}, of which "
+            f"{queued.data['running']} were taken"
         )
         if self._spent(names.MEMORY) >= self._spent(names.QUEUE):
             yield Because(queued.seq, f"{what}.")
@@ -276,7 +276,10 @@ class Case:
     def _client(self) -> Iterator[Because]:
         end = self.own("request.finished", "request.cancelled", "request.failed")
         if end is not None:
-            yield Because(end.seq, "the engine was done with it; what was left was for the client to read.")
+            received = self.own("request.received")
+            streamed = received is not None and received.data["stream"]
+            how = "what was left was sent as fast as its client read" if streamed else "the answer was put together"
+            yield Because(end.seq, f"the engine was done with it; {how}.")
 
     # --- what else there is to say -----------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ PARTS: Final[dict[str, str]] = {
     DECODE: "its answer was drawn",
     RESUME: "starting over behind an interruption",
     TOOLS: "its tool calls were parsed",
-    CLIENT: "its client had not read everything yet",
+    CLIENT: "the engine was done, the rest went to its client",
 }
 """Every part, in the order in which a request comes through them, and what it means."""
 

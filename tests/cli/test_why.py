@@ -105,7 +105,9 @@ def test_programs_get_the_contracts_form_under_any_of_its_ids(tmp_path: Path) ->
     assert str(file) in done.stderr
     assert (answer["request"], answer["state"], answer["wall_ms"]) == (REQUEST, "finished", 1_940.5)
     assert {part["name"]: part["ms"] for part in answer["parts"]} == PARTS
-    assert answer["text"].startswith("1.2 s to first token: every slot of m0 was taken (4 in use)")
+    assert answer["text"].startswith(
+        "1.2 s to first token: it was number 2 in line for a slot of m0, of which 4 were taken"
+    )
     for name in (f"chatcmpl-{STEM}", f"cmpl-{STEM}", f"resp_{STEM}", f"msg_{STEM}", STEM, "--last"):
         assert document(lmx("why", name, "--json", "--url", nowhere(), home=tmp_path)) == answer
 

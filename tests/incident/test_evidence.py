@@ -113,7 +113,7 @@ def test_whoever_waits_behind_a_long_answer_is_told_whose(start_daemon: Start, m
         waited = why(daemon, waiting.result())
     assert main(waited) == "queue"
     assert f"request {holder} took" in reasons(waited, "queue")
-    assert "every slot of m was taken (1 in use)" in waited["text"]
+    assert "in line for a slot of m, of which 1 were taken" in waited["text"]
     assert main(why(daemon, holder)) == "decode"
 
 

@@ -111,10 +111,10 @@ def test_a_queue_names_who_held_the_slots_the_longest_first() -> None:
     events = [queued, *(event for event in whole.own if event.type != "request.admitted"), admitted]
     answer = why(Evidence(REQUEST, sorted(events, key=lambda event: event.seq), others=stays))
     lines = part(answer, "queue").because
-    assert lines[0].text.endswith("(4 in use) and it was number 2 in line, behind 2 requests.")
+    assert lines[0].text.endswith("it was number 2 in line for a slot of m0, of which 4 were taken, behind 2 requests.")
     assert [line.text.split()[1] for line in lines[1:]] == ["req_long", "req_short"]
     assert "took 1m 30s, with 9,000 tokens of prompt and 700 tokens of answer" in lines[1].text
-    assert answer.text.startswith("4.2 s to first token: every slot of m0 was taken")
+    assert answer.text.startswith("4.2 s to first token: it was number 2 in line for a slot of m0")
 
 
 def test_a_death_is_told_with_the_signal_the_last_act_and_who_wanted_it() -> None:
