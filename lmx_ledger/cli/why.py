@@ -21,6 +21,7 @@ EXAMPLE: Final = "Example: lmx why --last"
 
 _SINCE: Final = {"slowest": "1h", "costs": "7d"}
 _BAR: Final = 20
+_ROWS: Final = 12
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 _STATE: Final = {"finished": "green", "rejected": "yellow", "cancelled": "yellow", "running": "cyan"}
 
@@ -219,7 +220,7 @@ def _show_costs(answer: dict[str, Any]) -> None:
                 harmless(m["reason"]) + (f", {harmless(m['breaker'])}" if m["breaker"] else ""),
                 f"{m['times']:,}",
                 f"{m['lost_tokens']:,}",
-                _ms(m["ms"]),
+                _ms(m["ms"]) if m["lost_tokens"] else "-",
             )
             for m in answer["misses"]
         ],
@@ -259,16 +260,19 @@ def _indented(console: Console, text: Text, by: int) -> None:
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """The dearest rows, which come first."""
     if not rows:
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(title, overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
+    for row in rows[:_ROWS]:
         table.add_row(*map(Text, row))
     terminal().print()
     terminal().print(table)
+    if len(rows) > _ROWS:
+        terminal().print(Text(f"and {len(rows) - _ROWS} more: --json has all", style="dim"))
 
 
 def _label(part: str) -> str:

@@ -134,10 +134,9 @@ class Case:
             if admitted is not None:
                 yield Because(admitted.seq, "a slot was free; this is what it took to give it one.")
             return
-        what = (
-            f"it was number {queued.data['position']} in line for a slot of {plain(self._model)}, of which "
-            f"{queued.data['running']} were taken"
-        )
+        running = queued.data["running"]
+        taken = f", of which {running} were taken" if running else ""
+        what = f"it was number {queued.data['position']} in line for a slot of {plain(self._model)}{taken}"
         if self._spent(names.MEMORY) >= self._spent(names.QUEUE):
             yield Because(queued.seq, f"{what}.")
         else:
@@ -246,7 +245,7 @@ class Case:
 
     def _resume(self) -> Iterator[Because]:
         why = {
-            "worker_died": "its worker ended: another one read everything again, and it went on behind its last token",
+            "worker_died": "its worker ended and another one took its place",
             "step_failed": "a step of the worker failed, and it was read again alone",
             "memory": "it had to be read again when there was memory for it",
         }
@@ -256,8 +255,8 @@ class Case:
                 told = why.get(data["reason"], plain(data["reason"]))
                 yield Because(
                     event.seq,
-                    f"{told} ({data['tokens']:,} tokens of answer); {data['reread_tokens']:,} tokens were read again "
-                    f"and nothing came for {ms(data['gap_ms'])}.",
+                    f"{told}: {data['reread_tokens']:,} tokens were read again, it went on behind "
+                    f"{_tokens(data['tokens'])} of answer, and nothing came for {ms(data['gap_ms'])}.",
                 )
                 yield from self._causes(event)
         if self.own("request.resumed") is None:

@@ -21,16 +21,16 @@ CLIENT: Final = "client"
 PARTS: Final[dict[str, str]] = {
     ADMISSION: "checks, template and tokens",
     LOAD: "its model was loading",
-    MEMORY: "waiting for memory, or for another model's turn",
-    PAGE_IN: "its model's weights came back from disk",
+    MEMORY: "waiting for memory or its turn",
+    PAGE_IN: "its weights came back from disk",
     QUEUE: "waiting for a free slot",
     RESTORE: "kept KV was fetched",
     PREFILL: "its prompt was read",
     STALLS: "the worker did others' work",
     DECODE: "its answer was drawn",
-    RESUME: "starting over behind an interruption",
+    RESUME: "starting over after a break",
     TOOLS: "its tool calls were parsed",
-    CLIENT: "the engine was done, the rest went to its client",
+    CLIENT: "the rest went to its client",
 }
 """Every part, in the order in which a request comes through them, and what it means."""
 
