@@ -66,5 +66,12 @@ def _one(rng: random.Random, request: str, session: str) -> Iterator[ev.Event]:
             ttft_ms=ttft_ms,
             itl_p95_ms=round(rng.uniform(8, 40), 3),
             wall_ms=round(ttft_ms + given * 12.5, 3),
+            parts_ms={
+                "admission": 1.204,
+                "queue": queue_ms,
+                "prefill": round(ttft_ms - queue_ms, 3),
+                "decode": round(given * 12.5, 3),
+                "client": 0.412,
+            },
         )
     )

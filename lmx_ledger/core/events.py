@@ -337,7 +337,7 @@ class PagingPlanned(EventData, frozen=True, kw_only=True):
     Otherwise for the event's model: to `load` it, to bring its weights back (`page_in`), or for `kv`. `steps` are all
     acts in their order, `[act, model, bytes, layers]`, and `account` is all that the planner was given (the need, the
     thresholds and the moment with it: asked again it says the same); what is `short_by_bytes` behind the steps is
-    waited for.
+    waited for. `wanted_by`: the event of who wants it, which is not its cause where that breaches a threshold.
     """
 
     need_bytes: int
@@ -346,6 +346,7 @@ class PagingPlanned(EventData, frozen=True, kw_only=True):
     steps: list[list[Any]] = []
     short_by_bytes: int = 0
     account: dict[str, Any] = {}
+    wanted_by: int | None = None
 
 
 @_event("paging.out_started", durable=True)
@@ -478,7 +479,7 @@ class RequestFirstToken(EventData, frozen=True, kw_only=True):
 
 @_event("request.finished")
 class RequestFinished(EventData, frozen=True, kw_only=True):
-    """A request was answered in full."""
+    """A request was answered in full. `parts_ms` add up to `wall_ms`: where its time went (`serving/parts.py`)."""
 
     status: int
     finish_reason: str
@@ -489,6 +490,7 @@ class RequestFinished(EventData, frozen=True, kw_only=True):
     ttft_ms: float | None
     itl_p95_ms: float | None
     wall_ms: float
+    parts_ms: dict[str, float] = {}
 
 
 @_event("request.cancelled")
@@ -496,6 +498,7 @@ class RequestCancelled(EventData, frozen=True, kw_only=True):
     """The client went away or did not read, or the daemon stopped.
 
     `phase` is where the request was: queue, prefill, decode, or send (the engine was done, the client had not read it).
+    `parts_ms`: as of `request.finished`.
     """
 
     phase: str
@@ -503,11 +506,12 @@ class RequestCancelled(EventData, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     wall_ms: float
+    parts_ms: dict[str, float] = {}
 
 
 @_event("request.failed", Severity.ERROR)
 class RequestFailed(EventData, frozen=True, kw_only=True):
-    """A request that had been admitted could not be answered."""
+    """A request that had been admitted could not be answered. `parts_ms`: as of `request.finished`."""
 
     status: int
     code: str
@@ -515,6 +519,7 @@ class RequestFailed(EventData, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     wall_ms: float
+    parts_ms: dict[str, float] = {}
 
 
 # --- KV that is kept ------------------------------------------------------------------------------------------------

@@ -98,6 +98,14 @@ EXAMPLES: Final[tuple[EventData, ...]] = (
         ttft_ms=412.7,
         itl_p95_ms=21.4,
         wall_ms=6_904.3,
+        parts_ms={
+            "admission": 3.1,
+            "restore": 1.9,
+            "prefill": 407.7,
+            "stalls": 212.4,
+            "decode": 6_278.8,
+            "client": 0.4,
+        },
     ),
     ev.RequestCancelled(
         phase="decode", reason="the client went away", prompt_tokens=4_812, completion_tokens=57, wall_ms=1_610.8

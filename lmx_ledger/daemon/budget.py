@@ -375,8 +375,12 @@ class Budget:
             steps=steps_of(found),
             short_by_bytes=found.short_by,
             account=asked.told(),
+            wanted_by=await self._seq_of(want.cause),
         )
         return await self._ledger.commit(self._event(want.model, planned, cause)) or cause
+
+    async def _seq_of(self, cause: ev.Cause) -> int | None:
+        return cause if cause is None or isinstance(cause, int) else await self._ledger.seq_of(cause)
 
     async def _carry_out(self, found: Plan, cause: ev.Cause) -> ev.Cause:
         for step in found.steps:

@@ -10,6 +10,7 @@ from lmx_ledger.engine.protocol import Paged
 from lmx_ledger.engine.stream import EngineError
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.serving.models import PAGED, ModelState, ServedModel
+from lmx_ledger.serving.parts import PAGE_IN
 
 _ASKED: Final = "asked"
 
@@ -83,6 +84,7 @@ class Pager:
     def bring_back(self, model: ServedModel, cause: ev.Cause) -> None:
         """Begin to read what is out, unless that was begun before; whoever waits for the model goes on behind it."""
         if model.id not in self._coming:
+            model.queue.closed_for(PAGE_IN)
             task = self._coming[model.id] = asyncio.create_task(self._bring_back(model, cause))
             task.add_done_callback(lambda _: self._coming.pop(model.id, None))
 

@@ -22,6 +22,7 @@ from lmx_ledger.guard.breaker import Breaker, State
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.memory.residency import STOPPED
 from lmx_ledger.serving.models import ModelState, ServedModel
+from lmx_ledger.serving.parts import LOAD, MEMORY
 from lmx_ledger.serving.service import Serving
 from lmx_ledger.serving.text import TextModel
 from lmx_ledger.store.folder import ModelFolderError, fingerprint
@@ -186,6 +187,7 @@ class ModelKeeper:
     async def _room(self, weights_bytes: int, cause: ev.Cause, *, patient: bool) -> int | None:
         """Wait for memory; None where it cannot be had."""
         model = self.model
+        model.queue.close(MEMORY)
         try:
             room = await self._budget.admit_load(model, weights_bytes, cause, patient=patient)
         except InsufficientMemory as error:
@@ -198,6 +200,7 @@ class ModelKeeper:
             model.settled.set()
             # Those that are configured behind it were held back for it.
             self._budget.look()
+        model.queue.close(LOAD)
         return room
 
     async def _loaded(

@@ -11,7 +11,7 @@ from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.engine import protocol as wire
 from lmx_ledger.engine.exit import Exit, describe, signal_name
 from lmx_ledger.engine.recorder import FlightRecorder
-from lmx_ledger.engine.stream import EngineError, EngineStream, LoadTimedOut, WorkerDied
+from lmx_ledger.engine.stream import EngineError, EngineStream, LoadTimedOut, Share, Spent, WorkerDied
 
 _STDERR_TAIL_BYTES = 8192
 _HELLO_TIMEOUT_S = 60.0
@@ -41,6 +41,7 @@ class Worker:
         self.process_bytes = 0
         self.kept_bytes = 0
         self.on_memory: Callable[[wire.Step], None] | None = None
+        self.spent = Spent()
         self._heard_ns = started_ns
         self._longest_silence_s = 0.0
         self._hung = False
@@ -173,8 +174,11 @@ class Worker:
         known: int = 0,
         boundary: int = 0,
         on_left: Callable[[EngineStream], None] | None = None,
+        share: Share | None = None,
     ) -> EngineStream:
         """Begin a stream; it is in the worker's next step. See `protocol.Insert`; `on_left`: see `EngineStream`.
+
+        `share` is what the worker's time for it is added to.
 
         Raises:
             WorkerDied: there is no process any more.
@@ -183,8 +187,9 @@ class Worker:
             raise WorkerDied("the worker is not running")
         if not self._streams:
             self._heard_ns = mono_ns()
+            self.spent.begin(self._heard_ns)
         self._numbers += 1
-        stream = self._streams[self._numbers] = EngineStream(self._numbers, on_left)
+        stream = self._streams[self._numbers] = EngineStream(self._numbers, on_left, share)
         self._send(
             wire.Insert(
                 stream=stream.number,
@@ -354,6 +359,7 @@ class Worker:
                         stream.deliver(report)
             case wire.Restored():
                 if stream := self._streams.get(report.stream):
+                    stream.share.restored += int(report.ms * 1e6) if report.tokens else 0
                     stream.deliver(report)
             case wire.Saved():
                 if self.on_saved is not None:
@@ -369,6 +375,7 @@ class Worker:
             now = mono_ns()
             self._longest_silence_s = max(self._longest_silence_s, (now - self._heard_ns) / 1e9)
             self._heard_ns = now
+            self.spent.report(step, self._streams, now)
         self.active_bytes, self.peak_bytes = step.active_bytes, max(step.peak_bytes, step.active_bytes)
         self.process_bytes, self.kept_bytes = step.process_bytes, step.kept_bytes
         if self.on_memory is not None:

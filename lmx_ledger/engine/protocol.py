@@ -379,7 +379,8 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
     """What one step gave: this step's token of every stream, and the progress of prompts being read.
 
     Bytes: what arrays take now, and what the process takes beyond an empty one; of the last round of the loop, the peak
-    and what had been foretold of it (0: nothing was).
+    and what had been foretold of it (0: nothing was). `at_ns`: when it was done, by the monotonic clock that all of a
+    machine's processes share; 0: as it arrives.
     """
 
     tokens: list[Token]
@@ -389,6 +390,7 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
     predicted_bytes: int = 0
     process_bytes: int = 0
     kept_bytes: int = 0
+    at_ns: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

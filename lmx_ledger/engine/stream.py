@@ -30,6 +30,54 @@ class LoadTimedOut(EngineError):
     """The model was not loaded in the time that it was given; the process is gone too."""
 
 
+class Spent:
+    """How a worker's time has gone, in nanoseconds: to the reading of prompts, and to steps of those who decode.
+
+    It does one thing at a time and says so at once, so what lies between two of its reports went to the later one.
+    """
+
+    __slots__ = ("read", "reports", "since", "stepped")
+
+    def __init__(self) -> None:
+        self.read = self.stepped = self.reports = self.since = 0
+
+    def begin(self, now: int) -> None:
+        """It had nothing to do until now."""
+        self.since = now
+
+    def report(self, step: wire.Step, shares: "dict[int, EngineStream]", now: int) -> None:
+        """Take in what a step says."""
+        # Reports may arrive several at once: when each was done the worker knows.
+        at = step.at_ns or now
+        took, self.since = max(at - self.since, 0), max(at, self.since)
+        self.reports += 1
+        if step.prefill:
+            self.read += took
+            for progress in step.prefill:
+                if stream := shares.get(progress.stream):
+                    stream.share.read += took
+            return
+        self.stepped += took
+        for token in step.tokens:
+            if stream := shares.get(token.stream):
+                share = stream.share
+                if share.counted != self.reports:
+                    share.counted = self.reports
+                    share.stepped += took
+
+
+class Share:
+    """What of a worker's time one request had, with all of its streams; see `Spent`.
+
+    `restored` is how long the fetching of its kept KV took, beside what the worker did meanwhile.
+    """
+
+    __slots__ = ("counted", "read", "restored", "stepped")
+
+    def __init__(self) -> None:
+        self.read = self.stepped = self.restored = self.counted = 0
+
+
 class EngineStream:
     """One stream's side in the daemon: iterate over lists of what came since the last look, until it has finished.
 
@@ -42,8 +90,11 @@ class EngineStream:
         EngineError: the worker refused the stream.
     """
 
-    def __init__(self, number: int, on_left: Callable[["EngineStream"], None] | None = None) -> None:
+    def __init__(
+        self, number: int, on_left: Callable[["EngineStream"], None] | None = None, share: Share | None = None
+    ) -> None:
         self.number = number
+        self.share = share or Share()
         self.finished = False
         self.error: EngineError | None = None
         self._on_left = on_left

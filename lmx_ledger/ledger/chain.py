@@ -105,6 +105,33 @@ def verify(connection: sqlite3.Connection) -> Verdict:
     return Verdict(True, seq - began_at[0], seq, head, None, None)
 
 
+def broken_in(connection: sqlite3.Connection, first: int, last: int) -> int | None:
+    """The first of events `first` to `last` that is not as written; None: all that are not sealed away are.
+
+    Raises:
+        sqlite3.DatabaseError: the file cannot be read.
+    """
+    factory, connection.text_factory = connection.text_factory, str
+    try:
+        names = StoredNames(connection)
+        before = connection.execute("SELECT hash FROM event WHERE seq = ?", (first - 1,)).fetchone()
+        head, seq = (before[0], first - 1) if before else (None, None)
+        if first == 1:
+            head, seq = GENESIS, 0
+        for row in connection.execute(f"{READ} WHERE seq BETWEEN ? AND ? ORDER BY seq", (first, last)):
+            if head is not None:
+                try:
+                    whole = row[0] == (seq or 0) + 1 and seal(head, sealed_of_row(row, names)) == row[13]
+                except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+                    whole = False
+                if not whole:
+                    return int(row[0])
+            head, seq = row[13], row[0]
+    finally:
+        connection.text_factory = factory
+    return None
+
+
 class StoredNames(dict[int | None, str | None]):
     """The names by number, read as they are met; None is no name."""
 

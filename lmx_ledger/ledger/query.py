@@ -116,6 +116,20 @@ class Reader:
             assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - what connect_to_read makes
             return chain.verify(raw)
 
+    def broken_in(self, first: int, last: int) -> int | None:
+        """See `chain.broken_in`.
+
+        Raises:
+            LedgerUnusable: the file cannot be read any more.
+        """
+        try:
+            with self._engine.connect() as connection:
+                raw = connection.connection.driver_connection
+                assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - what connect_to_read makes
+                return chain.broken_in(raw, first, last)
+        except (sa.exc.DBAPIError, sqlite3.Error) as error:
+            raise LedgerUnusable(f"the ledger cannot be read: {error}") from None
+
     def last_run_without_end(self, boot: str) -> UnendedRun | None:
         """The newest run other than `boot`, if it wrote no `daemon.stopped` and no later run has noticed that yet.
 

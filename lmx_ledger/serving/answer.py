@@ -19,6 +19,7 @@ from lmx_ledger.serving.choice import ChoiceText, Shown
 from lmx_ledger.serving.kept import KvNote, note
 from lmx_ledger.serving.lasting import FRUITLESS, LastingStream, Resumed, Work
 from lmx_ledger.serving.models import ServedModel
+from lmx_ledger.serving.parts import CLIENT, RESUME, TOOLS, Parts
 from lmx_ledger.serving.prompt import Prepared
 from lmx_ledger.serving.queue import Extent, Place
 from lmx_ledger.serving.rates import Rates, percentile_95
@@ -59,14 +60,14 @@ class Phase(enum.Enum):
 
 
 class Accepted(NamedTuple):
-    """A request that passed every check, the place it waits for, and when (and as which event) it came in."""
+    """A request that passed every check, the place it waits for, as which event it came in, and its time so far."""
 
     request: GenerationRequest
     model: ServedModel
     text: TextModel
     prepared: Prepared
     place: Place
-    received_ns: int
+    parts: Parts
     received: ev.Ticket
     turn: Turn
 
@@ -97,7 +98,8 @@ class Answer:
         self._place = accepted.place
         self._turn = accepted.turn
         self._kv: KvNote | None = None
-        self._received_ns = accepted.received_ns
+        self._parts = accepted.parts
+        self._received_ns = accepted.parts.began_ns
         self._cause = accepted.received
         self._ledger = ledger
         self._rates = rates
@@ -107,7 +109,7 @@ class Answer:
         self._streams: list[LastingStream] = []
         self._in_engine: set[LastingStream] = set()
         self._have_begun: set[LastingStream] = set()
-        self._admitted_ns = accepted.received_ns
+        self._admitted_ns = accepted.parts.began_ns
         self._left_ns: int | None = None
         self._queue_ms = 0.0
         self._ttft_ms: float | None = None
@@ -162,6 +164,7 @@ class Answer:
         if self._phase is Phase.ENDED:
             return
         phase = self._phase.value
+        wall_ms = self._close_account()
         self._ended_with = EngineFailed(f"the answer was cut off: {reason}; send the request again")
         self._place.refuse(self._ended_with)
         self._release()
@@ -173,7 +176,8 @@ class Answer:
                 reason=reason,
                 prompt_tokens=self.usage.prompt_tokens,
                 completion_tokens=self.usage.completion_tokens,
-                wall_ms=elapsed_ms(self._received_ns),
+                wall_ms=wall_ms,
+                parts_ms=self._parts.told(),
             )
         )
 
@@ -191,8 +195,9 @@ class Answer:
                 except TimeoutError:
                     yield Progress("queued", self._place.position, position)
         await self._place.admitted
-        self._queue_ms = elapsed_ms(self._received_ns)
         self._admitted_ns = mono_ns()
+        self._queue_ms = elapsed_ms(self._received_ns, self._admitted_ns)
+        self._parts.divide(self._admitted_ns, self._place.waited)
 
     async def _begin_streams(self) -> list[LastingStream]:
         request, prepared = self.request, self._prepared
@@ -207,7 +212,7 @@ class Answer:
                 if prompt_number == 0:
                     # Of several prompts the first one is the conversation's.
                     work = work._replace(label=self._turn.label(number), known=known, boundary=prepared.boundary)
-                stream = LastingStream(self.model, work, self._left_engine, self._resumed, self._room)
+                stream = LastingStream(self.model, work, self._left_engine, self._resumed, self._room, self._parts)
                 self._in_engine.add(stream)
                 self._streams.append(stream)
         self._cause = self._record(
@@ -304,7 +309,9 @@ class Answer:
         return Piece(index, content, shown.reasoning, calls, shown.logprobs)
 
     async def _parse(self, stretch: Stretch) -> list[ToolCall]:
+        self._parts.look(mono_ns())
         report = await self._parsed(stretch.text, msgspec.json.encode(self._prepared.tools).decode())
+        self._parts.charge(TOOLS, mono_ns())
         if report.calls_json is None:
             self._record(ev.RequestDegraded(reason="tool_call_unparsed", detail=report.error))
             return []
@@ -370,7 +377,7 @@ class Answer:
         return Progress("prefill", item.done, item.total)
 
     def _finish(self) -> None:
-        wall_ms = elapsed_ms(self._received_ns)
+        wall_ms = self._close_account()
         self._release()
         self.model.queue.finished(elapsed_ms(self._admitted_ns, self._left_ns) / 1e3)
         self._record(
@@ -384,10 +391,12 @@ class Answer:
                 ttft_ms=self._ttft_ms,
                 itl_p95_ms=percentile_95(self._gaps_ms),
                 wall_ms=wall_ms,
+                parts_ms=self._parts.told(),
             )
         )
 
     def _fail(self, error: LmxError) -> None:
+        wall_ms = self._close_account()
         self._release()
         self._record(
             ev.RequestFailed(
@@ -396,9 +405,18 @@ class Answer:
                 message=error.message,
                 prompt_tokens=self.usage.prompt_tokens,
                 completion_tokens=self.usage.completion_tokens,
-                wall_ms=elapsed_ms(self._received_ns),
+                wall_ms=wall_ms,
+                parts_ms=self._parts.told(),
             )
         )
+
+    def _close_account(self) -> float:
+        """All of its time up to now is in a part; milliseconds in all."""
+        now = mono_ns()
+        if self._phase is Phase.QUEUE:
+            self._parts.divide(now, self._place.waited)
+        self._parts.look(now)
+        return elapsed_ms(self._received_ns, now)
 
     async def _engine_failure(self, error: EngineError) -> EngineFailed:
         ticket = self.model.exit_ticket if isinstance(error, WorkerDied) else None
@@ -412,6 +430,8 @@ class Answer:
         self._in_engine.discard(stream)
         if not self._in_engine and self._phase not in {Phase.SEND, Phase.ENDED}:
             self._phase, self._left_ns = Phase.SEND, mono_ns()
+            self._parts.look(self._left_ns)
+            self._parts.rest = CLIENT
             self._place.leave()
 
     def _resumed(self, stream: LastingStream, resumed: Resumed) -> None:
@@ -434,6 +454,9 @@ class Answer:
 
     async def _admitted_again(self) -> None:
         await asyncio.shield(self._place.admitted)
+        # What it stood in line for says the line; reading it again comes behind that.
+        self._parts.divide(mono_ns(), self._place.waited)
+        self._parts.rest = RESUME
 
     def _release(self) -> None:
         self._phase = Phase.ENDED

@@ -9,6 +9,7 @@ from lmx_ledger.engine.client import Worker
 from lmx_ledger.engine.protocol import Prefill, Recovered, Restored, Sampling, Token, first_room
 from lmx_ledger.engine.stream import EngineError, EngineStream, Item, WorkerDied
 from lmx_ledger.serving.models import ServedModel
+from lmx_ledger.serving.parts import DECODE, LOAD, MEMORY, PREFILL, RESUME, Parts
 
 FRUITLESS: Final = 3
 """Workers that may die while busy with a stream, without a token in between: then it is taken for what kills them."""
@@ -52,7 +53,7 @@ class LastingStream:
     The daemon holds the ids that were given; position i of the answer is drawn with the same key wherever that is done,
     so nothing is lost, repeated or taken back. `on_left` is called once, when no worker has more to do for it;
     `on_resumed` with the first token behind each interruption; `grow` with the tokens that its cache has room for and
-    how many of them are left, for the room from then on.
+    how many of them are left, for the room from then on. `parts` is told what its time goes to.
 
     Raises, while iterating:
         WorkerDied: three workers died while they were busy with it, and none of them gave a token.
@@ -67,7 +68,9 @@ class LastingStream:
         on_left: Callable[["LastingStream"], None],
         on_resumed: Callable[["LastingStream", Resumed], None],
         grow: Callable[[int, int], int],
+        parts: Parts,
     ) -> None:
+        self._parts = parts
         self._model = model
         self._work = work
         self._on_left = on_left
@@ -97,6 +100,9 @@ class LastingStream:
             if self._ended is not None:
                 raise self._ended
             self._waiting = self._model.next_worker()
+            if self._interrupted is None and not self._waiting.done():
+                self._parts.look(mono_ns())
+                self._parts.rest = LOAD
             worker = await self._waiting
             self._waiting = None
             try:
@@ -112,9 +118,14 @@ class LastingStream:
                     known=self._work.known,
                     boundary=self._work.boundary,
                     on_left=self._left,
+                    share=self._parts.share,
                 )
             except WorkerDied:
                 continue
+            if self._interrupted is None:
+                self._parts.look(mono_ns())
+                self._parts.rest = PREFILL
+            self._parts.begin_in(worker.spent)
             self._worker = worker
             self._room = first_room(len(self._work.prompt) + len(self._ids), self.left)
             return
@@ -131,14 +142,22 @@ class LastingStream:
                 self._fruitless += died.suspect
                 if self._ended is not None or self._fruitless >= FRUITLESS:
                     raise
-                self._interrupted = "worker_died", str(died)
+                self._interrupt("worker_died", str(died))
             except Parked as parked:
                 wait, self._parked = self._parked, None
                 if self._ended is not None or wait is None:
                     raise
-                self._interrupted = "memory", str(parked)
+                self._interrupt("memory", str(parked))
                 await wait()
             await self.begin()
+
+    def _interrupt(self, reason: str, error: str) -> None:
+        """Nothing comes for now: until the next token, time goes to that, or to the memory that is waited for."""
+        self._interrupted = reason, error
+        if reason != "worker_died":
+            self._parts.look(mono_ns())
+        # The last token of one that has died may have been long ago: it hung.
+        self._parts.rest = MEMORY if reason == "memory" else RESUME
 
     def park(self, until: Callable[[], Awaitable[None]]) -> None:
         """Leave the engine behind the last token, and go on when that has been waited for."""
@@ -185,16 +204,19 @@ class LastingStream:
 
     def _note(self, items: list[Item]) -> None:
         tokens = [item for item in items if isinstance(item, Token)]
+        now = mono_ns()
         for item in items:
             if isinstance(item, Restored):
                 self._read = self._reused = item.tokens
             elif isinstance(item, Prefill):
                 self._read = item.done
+        self._parts.look(now)
         if failed := [item for item in items if isinstance(item, Recovered)]:
-            self._interrupted = "step_failed", failed[-1].error
+            self._interrupt("step_failed", failed[-1].error)
         if not tokens:
             return
-        now = mono_ns()
+        if self._parts.rest in {PREFILL, RESUME}:
+            self._parts.rest = DECODE
         if self._interrupted is not None:
             reason, error = self._interrupted
             reread = len(self._work.prompt) + len(self._ids) - (self._reused if reason == "worker_died" else 0)

@@ -11,6 +11,7 @@ from lmx_ledger.core.errors import LmxError, ModelNotFound, ModelUnavailable
 from lmx_ledger.core.events import Ticket
 from lmx_ledger.engine.client import Worker
 from lmx_ledger.engine.protocol import KvOpened
+from lmx_ledger.serving.parts import MEMORY
 from lmx_ledger.serving.queue import AdmissionQueue
 from lmx_ledger.serving.structure import PLAIN
 from lmx_ledger.serving.text import TextModel
@@ -102,7 +103,8 @@ class ServedModel:
 
     def paged(self, resident_bytes: int) -> None:
         """Only so much of its weights is in memory, or will be: nobody is admitted until they are back."""
-        self.queue.close()
+        # Of that it is let in again when there is room for it, and then when it has come back.
+        self.queue.close(MEMORY)
         self._paged_bytes = self.weights_bytes - resident_bytes
         self.state = ModelState.PARTLY_PAGED if resident_bytes else ModelState.PAGED
 

@@ -7,8 +7,10 @@ from bisect import insort
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from lmx_ledger.core.clock import mono_ns
 from lmx_ledger.core.errors import QueueFull
 from lmx_ledger.core.events import Cause
+from lmx_ledger.serving.parts import LOAD, MEMORY, QUEUE
 
 
 class Extent(NamedTuple):
@@ -35,11 +37,25 @@ class Place:
         self.admitted_s: float | None = None
         self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue = queue
+        self._came = queue.waited()
+        self._admitted_with: dict[str, int] | None = None
 
     @property
     def position(self) -> int:
         """1 for the next in line, 0 once admitted."""
         return 0 if self.admitted.done() else self._queue.position_of(self)
+
+    @property
+    def waited(self) -> dict[str, int]:
+        """Nanoseconds that it has stood in line (the last time), by what the line waited for."""
+        until = self._admitted_with or self._queue.waited()
+        return {what: ns - self._came.get(what, 0) for what, ns in until.items()}
+
+    def admit(self) -> None:
+        """The places are its own."""
+        self._admitted_with = self._queue.waited()
+        self.admitted_s = time.monotonic()
+        self.admitted.set_result(None)
 
     def refuse(self, error: Exception) -> None:
         """Turn it away; whoever waits for it gets the error."""
@@ -52,6 +68,7 @@ class Place:
         self.extents = list(extents)
         self.admitted = asyncio.get_running_loop().create_future()
         self._queue.put_back(self)
+        self._came, self._admitted_with = self._queue.waited(), None
 
     def leave(self) -> None:
         """Give the places, or the place in line, to the next; harmless when repeated."""
@@ -67,6 +84,9 @@ class AdmissionQueue:
         self._waiting: list[Place] = []
         self._admitted: dict[Place, None] = {}
         self._open = False
+        self._closed_for = LOAD
+        self._waits_for, self._since_ns = LOAD, mono_ns()
+        self._waited = {LOAD: 0}
         self.held_s: float | None = None
         """Since when nobody is admitted, so that another model has its turn; None: it is not so."""
         self.room_for: Callable[[Place], bool] = lambda _: True
@@ -123,6 +143,7 @@ class AdmissionQueue:
         else:
             # insort puts it behind its equals.
             insort(self._waiting, place, key=lambda other: -other.priority)
+        self._look()
         return place
 
     def release(self, place: Place) -> None:
@@ -135,6 +156,7 @@ class AdmissionQueue:
             self._waiting.remove(place)
             self.on_left(place)
             self.pump()
+        self._look()
 
     def put_back(self, place: Place) -> None:
         """It was admitted, and waits again, before all others of its priority."""
@@ -142,10 +164,12 @@ class AdmissionQueue:
         self.on_left(place)
         ahead = sum(other.priority > place.priority for other in self._waiting)
         self._waiting.insert(ahead, place)
+        self._look()
 
     def hold(self) -> None:
         """Admit nobody until `let_go`, so that another model has its turn."""
         self.held_s = time.monotonic()
+        self._look()
 
     def let_go(self) -> None:
         """Admit again."""
@@ -162,9 +186,22 @@ class AdmissionQueue:
         self._open = True
         self.pump()
 
-    def close(self) -> None:
-        """Admit nobody for now; who waits goes on waiting."""
-        self._open = False
+    def close(self, waiting_for: str = LOAD) -> None:
+        """Admit nobody for now; who waits goes on waiting, for a worker or for what is said."""
+        self._open, self._closed_for = False, waiting_for
+        self._look()
+
+    def closed_for(self, waiting_for: str) -> None:
+        """It is another thing by now that is waited for; nothing where it is open."""
+        if not self._open:
+            self.close(waiting_for)
+
+    def waited(self) -> dict[str, int]:
+        """Nanoseconds since it was made, by what somebody in it would have waited for."""
+        now = mono_ns()
+        self._waited[self._waits_for] = self._waited.get(self._waits_for, 0) + now - self._since_ns
+        self._since_ns = now
+        return dict(self._waited)
 
     def refuse_waiting(self, error: Exception) -> None:
         """Turn away everybody in line."""
@@ -204,6 +241,7 @@ class AdmissionQueue:
         """Admit whoever can be."""
         while self._waiting and self._takes(self._waiting[0]):
             self._admit(self._waiting.pop(0))
+        self._look()
 
     def has_slots(self, place: Place) -> bool:
         """Whether it could be admitted if there were memory for it."""
@@ -214,5 +252,14 @@ class AdmissionQueue:
 
     def _admit(self, place: Place) -> None:
         self._admitted[place] = None
-        place.admitted_s = time.monotonic()
-        place.admitted.set_result(None)
+        place.admit()
+
+    def _look(self) -> None:
+        """What is waited for from now on."""
+        self.waited()
+        if not self._open:
+            self._waits_for = self._closed_for
+        elif self.held_s is not None or (self._waiting and self.has_slots(self._waiting[0])):
+            self._waits_for = MEMORY
+        else:
+            self._waits_for = QUEUE

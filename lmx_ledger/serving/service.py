@@ -12,6 +12,7 @@ from lmx_ledger.core.settings import Settings
 from lmx_ledger.engine.protocol import growth_of_room
 from lmx_ledger.serving.answer import Accepted, Answer, Recorder
 from lmx_ledger.serving.models import ModelState, ModelTable, ServedModel
+from lmx_ledger.serving.parts import Parts
 from lmx_ledger.serving.prompt import Ceiling, Prepared, prepare, shape_of
 from lmx_ledger.serving.queue import Extent, Place
 from lmx_ledger.serving.rates import Rates
@@ -109,35 +110,39 @@ class Serving:
         Raises:
             LmxError: it is refused; nothing was spent on it.
         """
-        received_ns = mono_ns()
+        parts = Parts(mono_ns())
         model = await self._named(request.model)
         received = self._emit(request, model, _received(request))
         if self.shelf is not None and self.draining is None and not model.shed:
             self.shelf.load(model, received)
         try:
-            text = await self._servable(model)
+            text = await self._servable(model, parts)
             request = request.filled(text.sampling)
             self._check_against(request, model, text)
             prepared = await prepare(request, model, text, self._ceiling(model))
             self._refuse_if_draining()
             await self._pass_the_gate(request, model, prepared)
         except asyncio.CancelledError:
+            now = mono_ns()
+            parts.look(now)
             gone = ev.RequestCancelled(
                 phase="queue",
                 reason="client_gone",
                 prompt_tokens=0,
                 completion_tokens=0,
-                wall_ms=elapsed_ms(received_ns),
+                wall_ms=elapsed_ms(parts.began_ns, now),
+                parts_ms=parts.told(),
             )
             self._emit(request, model, gone, cause=received)
             raise
         extents = [Extent(len(prompt), prepared.max_tokens) for prompt in prepared.prompts for _ in range(request.n)]
+        parts.look(mono_ns())
         place = model.queue.enter(request.choices, request.priority, extents, received)
         if self.memory is not None and not place.admitted.done():
             self.memory.look()
         turn = self.sessions.begin(request.id, request.session, model.id, prepared.prompts[0], prepared.what)
         request = msgspec.structs.replace(request, session=turn.session)
-        accepted = Accepted(request, model, text, prepared, place, received_ns, received, turn)
+        accepted = Accepted(request, model, text, prepared, place, parts, received, turn)
         answer = Answer(accepted, self._ledger, self.rates, self._settings.now.server.progress_every, self._grow)
         self._watch(answer)
         if request.max_tokens is not None and prepared.max_tokens < request.max_tokens:
@@ -238,17 +243,21 @@ class Serving:
         if any(not 0 <= token < vocab for token in sampling.logit_bias):
             raise InvalidRequest(f"logit_bias names a token outside 0 to {vocab - 1}", param="logit_bias")
 
-    async def _servable(self, model: ServedModel) -> TextModel:
+    async def _servable(self, model: ServedModel, parts: Parts) -> TextModel:
         """The model's text side, after its first load; as many may wait for that as for a place."""
         self._refuse_if_draining()
         if not model.settled.is_set():
             if self._waiting_for_load >= self._settings.now.queue.max_waiting:
                 raise QueueFull(f"{model.id} is loading and {self._waiting_for_load} requests wait", retry_after_s=5)
             self._waiting_for_load += 1
+            parts.look(mono_ns())
+            before = model.queue.waited()
             try:
                 await model.settled.wait()
             finally:
                 self._waiting_for_load -= 1
+                waited = {what: ns - before.get(what, 0) for what, ns in model.queue.waited().items()}
+                parts.divide(mono_ns(), waited)
         if model.no_room is not None:
             raise model.no_room
         if model.state is ModelState.FAILED or model.text is None:

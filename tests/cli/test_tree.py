@@ -63,6 +63,7 @@ def test_what_exists_is_what_this_version_can_do() -> None:
         ("sessions", "rm"),
         ("sessions", "show"),
         ("slo",),
+        ("why",),
     ]
     assert set(leaves(get_command(opta))) == {path for path in LMX if path[0] == "serve"}
 
@@ -95,6 +96,12 @@ def test_every_command_explains_itself_with_an_example_and_takes_the_common_opti
         ("serve", "start", "--port", "4000", "--url", "http://127.0.0.1:4001"),
         ("serve", "status", "--port", "4000", "--url", "http://127.0.0.1:4001"),
         ("serve", "stop", "--url", "http://192.0.2.1:4000"),
+        ("why",),
+        ("why", "--last", "--costs"),
+        ("why", "--last", "--since", "1h"),
+        ("why", "--slowest", "0"),
+        ("why", "--slowest", "3", "--by", "size"),
+        ("why", "--costs", "--since", "yesterday"),
         ("models", "list", "--api-key", "sch\u00fcssel"),
     ],
     ids=" ".join,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lmx_ledger.ledger.chain import GENESIS
+from lmx_ledger.ledger.chain import GENESIS, broken_in
 from tests.ledger.parts import queued, stopped, verdict_of, write
 
 TRIGGERS = ("event_no_update", "event_no_delete", "event_only_next", "name_no_update", "name_no_delete", "head_only_on")
@@ -138,3 +138,14 @@ def test_the_database_itself_refuses_to_change_the_past(ten: Path, statement: st
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             connection.execute(statement)
     assert verdict_of(ten).events == 10
+
+
+def test_a_stretch_of_the_chain_is_looked_at_alone(ten: Path) -> None:
+    tamper(ten, "UPDATE event SET severity = 50 WHERE seq = 6")
+    with closing(sqlite3.connect(ten)) as connection:
+        found = [broken_in(connection, first, last) for first, last in ((1, 10), (1, 5), (6, 9), (7, 10), (4, 5))]
+        # Whether an event is as written says the hash of the one before it, which nobody has changed.
+        assert found == [6, None, 6, None, None]
+        connection.execute("DELETE FROM event WHERE seq = 3")
+        assert broken_in(connection, 1, 5) == 4
+        assert broken_in(connection, 20, 30) is None

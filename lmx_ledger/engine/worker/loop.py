@@ -585,6 +585,7 @@ class StepLoop:
                 predicted_bytes=foretold.predicted_bytes,
                 process_bytes=meter.process_bytes if meter is not None else 0,
                 kept_bytes=self._kept_bytes(),
+                at_ns=time.monotonic_ns(),
             )
         )
 
