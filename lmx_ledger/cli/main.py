@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lmx_ledger import __version__
-from lmx_ledger.cli import bench, chat, doctor, drill, events, fit, ledger, models, serve, sessions, slo
+from lmx_ledger.cli import bench, chat, doctor, drill, events, fit, incidents, ledger, models, serve, sessions, slo
 from lmx_ledger.cli.connection import Failure
 from lmx_ledger.core.errors import StartupError
 
@@ -19,7 +19,20 @@ _SETTINGS: Final[dict[str, Any]] = {
     "pretty_exceptions_enable": False,
     "rich_markup_mode": "rich",
 }
-_ORDER: Final = ("serve", "chat", "events", "slo", "ledger", "models", "fit", "sessions", "drill", "doctor", "bench")
+_ORDER: Final = (
+    "serve",
+    "chat",
+    "events",
+    "incidents",
+    "slo",
+    "ledger",
+    "models",
+    "fit",
+    "sessions",
+    "drill",
+    "doctor",
+    "bench",
+)
 
 
 class Commands(TyperGroup):
@@ -146,6 +159,7 @@ lmx.add_typer(models.group, name="models")
 lmx.add_typer(sessions.group, name="sessions")
 lmx.command("chat", epilog=chat.EXAMPLE)(chat.chat)
 lmx.command("events", epilog=events.EXAMPLE)(events.events)
+lmx.add_typer(incidents.group, name="incidents")
 lmx.command("slo", epilog=slo.EXAMPLE)(slo.slo)
 lmx.command("fit", epilog=fit.EXAMPLE)(fit.fit)
 lmx.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)

@@ -114,20 +114,23 @@ class State(msgspec.Struct, frozen=True):
         return sorted((*self.incidents.values(), *self.ended.values()), key=lambda one: one.id, reverse=True)
 
     def find(self, name: str) -> Incident | None:
-        """By id, by a beginning of an id that only one has, or `last`; with or without `inc_`.
+        """See `find`."""
+        return find(self.all(), name)
 
-        Raises:
-            LookupError: several begin so; the message names some.
-        """
-        known = self.all()
-        if name == "last":
-            return next((one for one in known if one.into is None), None)
-        wanted = name if name.startswith("inc_") else f"inc_{name}"
-        wanted = wanted[:4] + wanted[4:].upper()
-        found = [one for one in known if one.id == wanted] or [one for one in known if one.id.startswith(wanted)]
-        if len(found) > 1:
-            raise LookupError(f"several incidents begin so: {', '.join(one.id for one in found[:4])}")
-        return found[0] if found else None
+
+def find(known: Sequence[Incident], name: str) -> Incident | None:
+    """Of those, the newest first: by id, by a beginning of an id that only one has, or `last`; with or without `inc_`.
+
+    Raises:
+        LookupError: several begin so; the message names some.
+    """
+    if name == "last":
+        return next((one for one in known if one.into is None), None)
+    wanted = f"inc_{name.removeprefix('inc_').upper()}"
+    found = [one for one in known if one.id == wanted] or [one for one in known if one.id.startswith(wanted)]
+    if len(found) > 1:
+        raise LookupError(f"several incidents begin so: {', '.join(one.id for one in found[:4])}")
+    return found[0] if found else None
 
 
 class IncidentsFold:

@@ -1,7 +1,8 @@
 """When something began: the change-point of a series of numbers, one a second; pure.
 
 CUSUM (Page, E. S., 1954, "Continuous inspection schemes", Biometrika 41): how far above its usual value a series has
-been, added up; where the sum last was nothing before it became too much, there it began.
+been, added up. Where the sum becomes too much there is a change; where exactly, the likelihood of two means says,
+of logarithms, for what is slow is so by a factor.
 """
 
 import math
@@ -18,6 +19,8 @@ _MOST_SIGMAS: Final = 12.0
 _LOOKED_AT: Final = 5
 """Of so many values from there on at least half have to be high: one that was slow once is no change."""
 _HIGH: Final = 3.0
+_AROUND: Final = 20
+"""So many values before and behind the alarm are looked at for the exact place."""
 _MAD_TO_SIGMA: Final = 1.4826
 
 
@@ -57,8 +60,24 @@ def rise(series: Sequence[float | None], quiet: int, *, least: float = 0.0) -> C
             continue
         soon = [v for _, v in known[began : began + _LOOKED_AT]]
         if median(soon) >= middle + _HIGH * sigma and max(soon) - middle >= least:
+            began = _split(known, max(began - _AROUND, 0), began + _AROUND)
             after = [v for _, v in known[began:]]
             mean = math.fsum(after) / len(after)
             return Change(known[began][0], middle, mean, (mean - middle) / sigma)
         total = 0.0
     return None
+
+
+def _split(known: Sequence[tuple[int, float]], low: int, high: int) -> int:
+    """Of the values between, the one from which on another mean explains them best (normal, of one deviation)."""
+    values = [math.log1p(max(value, 0.0)) for _, value in known[low:high]]
+    whole, before = math.fsum(values), 0.0
+    best, place = -1.0, 0
+    for count, value in enumerate(values[:-1], 1):
+        before += value
+        rest = len(values) - count
+        step = (whole - before) / rest - before / count
+        gain = count * rest * step * step if step > 0 else 0.0
+        if gain > best:
+            best, place = gain, count
+    return low + place
