@@ -18,14 +18,14 @@ EVENT: Final = "event"
 
 _WATCHED: Final = {
     s.TTFT: 100.0,
-    s.REFUSED: 1.0,
+    s.REFUSED: 2.0,
     s.FAILED: 1.0,
-    s.NEW: 3.0,
-    s.PAGING: 2.0,
-    s.LOST_PREFIX: 64.0,
-    s.DISK: 20.0,
+    s.NEW: 6.0,
+    s.PAGING: 3.0,
+    s.LOST_PREFIX: 256.0,
+    s.DISK: 50.0,
 }
-"""The series in which a fault shows, and the least step that is one."""
+"""The series in which a fault shows, and the least step that is one (of counts: within `series.AHEAD_S`)."""
 _QUIET_SHARE: Final = 3
 """The first third of what is looked at says what is usual."""
 _LASTS: Final = 0.25

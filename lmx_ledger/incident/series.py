@@ -8,6 +8,7 @@ from lmx_ledger.core.events import Recorded
 from lmx_ledger.guard.thermal import Policy as HeatPolicy
 
 SECOND_US: Final = 1_000_000
+AHEAD_S: Final = 5
 
 ARRIVALS: Final = "arrivals"
 NEW: Final = "new_sessions"
@@ -65,8 +66,16 @@ class Seconds:
         """How often, or how much of it, by second."""
         return self._counts.get(name) or [0.0] * self.count
 
+    def ahead(self, name: str) -> list[float]:
+        """Of what is counted: how much came within `AHEAD_S`, from each second on, so that what comes seldom shows."""
+        values, total, sums = self.counts(name), 0.0, list[float]()
+        for at in range(self.count - 1, -1, -1):
+            total += values[at] - (values[at + AHEAD_S] if at + AHEAD_S < self.count else 0.0)
+            sums.append(max(total, 0.0))
+        return sums[::-1]
+
     def series(self, name: str) -> Sequence[float | None]:
-        """The series of that name."""
+        """The series of that name, to look for changes in; of what is counted, see `ahead`."""
         if name == TTFT:
             return [self._ttft.get(at) for at in range(self.count)]
         if name == DISK:
@@ -74,7 +83,7 @@ class Seconds:
                 ms / size * _PER_MB if (ms := found[0]) and (size := found[1]) >= _LEAST_BYTES else None
                 for found in (self._disk.get(at, (0.0, 0.0)) for at in range(self.count))
             ]
-        return self.counts(name)
+        return self.ahead(name)
 
     def tenant(self, name: str) -> list[float]:
         """Tokens of one of `tokens`, by second."""

@@ -82,19 +82,24 @@ class _Jump(NamedTuple):
 
 def _jump(seconds: Seconds, by_seq: _Events, name: str, quiet: int, least: float) -> _Jump | None:
     """A series that counts, where it went up."""
-    values = seconds.counts(name)
-    change = rise(values, quiet, least=least)
+    change = rise(seconds.ahead(name), quiet, least=least)
     if change is None:
         return None
     begin = seconds.time_us(change.at)
     seqs = [seq for seq in seconds.seqs[name] if by_seq[seq].time_us >= begin]
-    at_us = by_seq[seqs[0]].time_us if seqs else begin
-    before = math.fsum(values[: change.at]) / max(change.at, 1)
-    return _Jump(at_us, before, change.after, change.z, seqs)
+    if not seqs:
+        return None
+    at_us = by_seq[seqs[0]].time_us
+    values, at = seconds.counts(name), seconds.at(at_us)
+    return _Jump(at_us, _mean(values[:at]), _mean(values[at:]), change.z, seqs)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0
 
 
 def _paging(by_seq: _Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect | None:
-    jump = _jump(seconds, by_seq, s.PAGING, quiet, 1.0)
+    jump = _jump(seconds, by_seq, s.PAGING, quiet, 3.0)
     if jump is None or len(jump.seqs) < _MANY:
         return None
     size = sum(by_seq[seq].data["bytes"] for seq in jump.seqs)
@@ -213,7 +218,7 @@ def _hangs(by_seq: _Events, seconds: Seconds, _: int, __: Incident) -> Suspect |
 
 
 def _flood(by_seq: _Events, seconds: Seconds, quiet: int, incident: Incident) -> Suspect | None:
-    jump = _jump(seconds, by_seq, s.NEW, quiet, 3.0)
+    jump = _jump(seconds, by_seq, s.NEW, quiet, 6.0)
     if jump is None:
         return None
     until = seconds.at(incident.ended_us) if incident.ended_us is not None else seconds.count
@@ -230,7 +235,7 @@ def _flood(by_seq: _Events, seconds: Seconds, quiet: int, incident: Incident) ->
 
 
 def _prefix(by_seq: _Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect | None:
-    jump = _jump(seconds, by_seq, s.LOST_PREFIX, quiet, 64.0)
+    jump = _jump(seconds, by_seq, s.LOST_PREFIX, quiet, 256.0)
     if jump is None:
         return None
     missed = [by_seq[seq].data for seq in jump.seqs]
@@ -250,7 +255,7 @@ def _prefix(by_seq: _Events, seconds: Seconds, quiet: int, _: Incident) -> Suspe
 
 
 def _disk(by_seq: _Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect | None:
-    change = rise(seconds.series(s.DISK), quiet, least=20.0)
+    change = rise(seconds.series(s.DISK), quiet, least=50.0)
     if change is None or change.after < _SLOWER * max(change.before, 1.0):
         return None
     values, last = [], change.before

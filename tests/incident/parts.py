@@ -16,6 +16,10 @@ from lmx_ledger.incident.announce import announced, opened
 from lmx_ledger.incident.dating import began
 from lmx_ledger.incident.fold import IncidentsFold, State
 from lmx_ledger.incident.lifecycle import Opened, Policy, decide
+from lmx_ledger.ledger.append import Draft
+from lmx_ledger.ledger.file import LedgerFile
+from lmx_ledger.ledger.store import migrate
+from lmx_ledger.ledger.ticket import Place
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 NAMES = sorted(file.stem for file in SCENARIOS.glob("*.json"))
@@ -105,3 +109,31 @@ def story(*moments: tuple[float, ev.EventData] | tuple[float, ev.EventData, dict
         told: dict[str, Any] = dict(more[0]) if more else {}
         drill, boot = told.pop("drill", None), told.pop("boot", "b1")
         yield recorded(seq, at_s, ev.Event(data=data, stream="s", **told), drill=drill, boot=boot)
+
+
+def load(path: Path, events: Iterable[Recorded]) -> None:
+    """Write events into a fresh ledger, with the seqs that they have."""
+    migrate(path)
+    drafts: dict[str, list[Draft]] = {}
+    for event in events:
+        drafts.setdefault(event.boot, []).append(
+            Draft(
+                Place(),
+                event.time_us,
+                event.type,
+                event.v,
+                int(event.severity),
+                event.stream,
+                event.request,
+                event.session,
+                event.model,
+                event.incident,
+                event.cause,
+                msgspec.json.encode(event.data),
+            )
+        )
+    for boot, mine in drafts.items():
+        file = LedgerFile(path, "NORMAL", boot)
+        for at in range(0, len(mine), 500):
+            file.append(mine[at : at + 500])
+        file.close()
