@@ -156,18 +156,17 @@ def _affected(console: Console, told: dict[str, Any]) -> None:
         console.print("  Nobody asked anything meanwhile.\n")
         return
     parts = [f"{hit[name]:,} {name}" for name in ("refused", "failed", "slow") if hit[name]]
-    usual = f"; usual is {show_duration(hit['usual_ttft_ms'] / 1e3)} to the first token" if hit["usual_ttft_ms"] else ""
-    what = ", ".join(parts) or "none refused, failed or slow"
-    console.print(
-        f"  Of {hit['requests']:,} requests {what}" + (f", {hit['sessions']:,} sessions" if parts else "") + usual
-    )
+    text = f"  Of {hit['requests']:,} requests {', '.join(parts) or 'none was refused, failed or slow'}"
+    if parts:
+        text += f", of {hit['sessions']:,} session{'s' if hit['sessions'] != 1 else ''}"
+    if hit["usual_ttft_ms"]:
+        text += f"; before it, the first token took {show_duration(hit['usual_ttft_ms'] / 1e3)}"
+    _wrapped(console, Text(text), "", 2)
     console.print()
 
 
 def _hypotheses(console: Console, told: dict[str, Any]) -> None:
-    console.print(
-        Text("Hypotheses", style="bold").append(" (ranked by evidence; none is proved)", style="not bold dim")
-    )
+    console.print(Text("Hypotheses", style="bold").append(" (by evidence; none is proved)", style="not bold dim"))
     if not told["hypotheses"]:
         console.print("  None: nothing that is known as a cause began before it.\n")
         return

@@ -92,23 +92,32 @@ def affected(events: Sequence[Recorded], incident: Incident) -> Affected:
         if event.type == "request.first_token" and event.time_us < incident.started_us
     )
     usual = before[len(before) // 2] if before else None
-    requests, refused, failed, slow, sessions = 0, 0, 0, 0, set[str]()
+    start_us = incident.started_us
+    end_us = incident.ended_us if incident.ended_us is not None else max((e.time_us for e in events), default=start_us)
+    asked, sessions = set[str](), set[str]()
+    refused, failed, slow = 0, 0, 0
     for event in events:
-        if event.time_us < incident.started_us or (incident.ended_us is not None and event.time_us > incident.ended_us):
+        # Who asked before its end and was answered behind it was hit as well.
+        came_us = event.time_us
+        if event.type == "request.first_token":
+            came_us -= int(event.data["ttft_ms"] * 1e3)
+        if event.time_us < start_us or came_us > end_us:
             continue
         hit = False
         match event.type:
             case "request.received":
-                requests += 1
+                asked.add(event.request or "")
             case "request.rejected" if event.data["status"] in REFUSALS:
                 refused, hit = refused + 1, True
             case "request.failed":
                 failed, hit = failed + 1, True
             case "request.first_token" if usual is not None and event.data["ttft_ms"] > _SLOW * usual:
                 slow, hit = slow + 1, True
-        if hit and event.session:
-            sessions.add(event.session)
-    return Affected(requests, refused, failed, slow, len(sessions), usual)
+        if hit:
+            asked.add(event.request or "")
+            if event.session:
+                sessions.add(event.session)
+    return Affected(len(asked), refused, failed, slow, len(sessions), usual)
 
 
 def hypotheses(found: Window, incident: Incident) -> list[Hypothesis]:
