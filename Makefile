@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 PORT ?= 3456
 SERVE_FLAGS ?=
 
-.PHONY: help install serve test lint format bench benchmarks chaos docs demo-model lock test-system clean
+.PHONY: help install serve test lint format bench benchmarks chaos scenarios docs demo-model lock test-system clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -69,6 +69,9 @@ benchmarks: install ## Measure ledger, engine and memory at length (an hour) and
 	@$(BIN)/lmx bench guard --out build/bench-guard.json
 	@for n in 1000000 5000000; do $(BIN)/lmx bench ledger --events $$n --out build/bench-$$n.json || exit 1; done
 	@$(BIN)/python scripts/write_benchmarks.py build/bench-engine.json build/bench-memory.json build/bench-guard.json build/bench-1000000.json build/bench-5000000.json
+
+scenarios: $(VENV)/.trains ## Record anew the ledgers that incidents are tested with (a quarter of an hour, on an idle machine)
+	@$(BIN)/python scripts/record_scenarios.py
 
 docs: install ## Write the generated references under docs/ and config.example.toml
 	@$(BIN)/python scripts/generate_docs.py

@@ -10,7 +10,22 @@ import typer
 from typer.core import TyperGroup
 
 from lmx_ledger import __version__
-from lmx_ledger.cli import bench, chat, doctor, drill, events, fit, ledger, models, replay, serve, sessions, slo, why
+from lmx_ledger.cli import (
+    bench,
+    chat,
+    doctor,
+    drill,
+    events,
+    fit,
+    incidents,
+    ledger,
+    models,
+    replay,
+    serve,
+    sessions,
+    slo,
+    why,
+)
 from lmx_ledger.cli.connection import Failure
 from lmx_ledger.core.errors import StartupError
 
@@ -24,6 +39,7 @@ _ORDER: Final = (
     "chat",
     "events",
     "why",
+    "incidents",
     "slo",
     "replay",
     "ledger",
@@ -161,6 +177,7 @@ lmx.add_typer(sessions.group, name="sessions")
 lmx.command("chat", epilog=chat.EXAMPLE)(chat.chat)
 lmx.command("events", epilog=events.EXAMPLE)(events.events)
 lmx.command("why", epilog=why.EXAMPLE)(why.why)
+lmx.add_typer(incidents.group, name="incidents")
 lmx.command("slo", epilog=slo.EXAMPLE)(slo.slo)
 lmx.command("fit", epilog=fit.EXAMPLE)(fit.fit)
 lmx.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)

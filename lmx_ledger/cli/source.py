@@ -49,7 +49,7 @@ class HttpSource:
                 params[name] = rfc3339(moment_us)
         answer = self._connection.get("/lmx/events", params)
         try:
-            return [recorded(event) for event in answer["events"]]
+            return [recorded_of(event) for event in answer["events"]]
         except (KeyError, TypeError, ValueError) as error:
             raise Failure(
                 f"{self._connection.url} answers with events that this lmx cannot read ({error!r}); is it as new?"
@@ -175,11 +175,11 @@ def follow(source: Source, wanted: EventFilter, back: int | None) -> Iterator[Re
         seen = max(head, seen, *(event.seq for event in fresh))
 
 
-def recorded(event: dict[str, Any]) -> Recorded:
-    """An event of `/lmx/events`.
+def recorded_of(event: dict[str, Any]) -> Recorded:
+    """An event of a daemon's answer.
 
     Raises:
-        KeyError, TypeError, ValueError: it is none.
+        KeyError, ValueError: it is none.
     """
     fields = {name: event[name] for name in Recorded.__struct_fields__ if name not in {"time_us", "severity"}}
     return Recorded(**fields, time_us=parse_rfc3339(event["time"]), severity=Severity.parse(event["severity"]))

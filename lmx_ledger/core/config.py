@@ -224,6 +224,16 @@ class GuardSection(Section):
     safe_dwell: Seconds = Field(10.0, description="Safe mode lasts at least so long.")
 
 
+class IncidentsSection(Section):
+    """When an incident is over, and when it is the same one again."""
+
+    resolve_after: Seconds = Field(60.0, description="Without a symptom for so long it is resolved.")
+    reopen_within: Seconds = Field(
+        600.0, description="A symptom that comes back within so long behind that reopens it; later it is another one."
+    )
+    close_after: Seconds = Field(86_400.0, description="Resolved for so long, it is closed by itself.")
+
+
 class DrillsSection(Section):
     """Rehearsals: readings and faults that are made up, and labelled as such in the ledger."""
 
@@ -257,6 +267,7 @@ class Config(Section):
     sensors: SensorsSection = SensorsSection()
     guard: GuardSection = GuardSection()
     slo: SloSection = SloSection()
+    incidents: IncidentsSection = IncidentsSection()
     drills: DrillsSection = DrillsSection()
     models: list[ModelSection] = Field([], description="Models to serve; none: the embedded demo model.")
 

@@ -920,6 +920,81 @@ class DrillFinished(EventData, frozen=True, kw_only=True):
     outcome: dict[str, Any] = {}
 
 
+# --- incidents ------------------------------------------------------------------------------------------------------
+
+
+@_event("incident.opened", Severity.WARNING, durable=True)
+class IncidentOpened(EventData, frozen=True, kw_only=True):
+    """Something is wrong: `events` are the symptoms' seqs, `symptom` the first one's kind. It began at `started_at`.
+
+    `how` says how that was found: `event` (what the symptom itself tells), or a series that changed then. `severity` is
+    the incident's: warning, error or critical. `rehearsal` is the seq of the drill that made it; null: it is real.
+    """
+
+    title: str
+    severity: str
+    models: list[str]
+    symptom: str
+    events: list[int]
+    started_at: str
+    how: str = "event"
+    rehearsal: int | None = None
+
+
+@_event("incident.merged", durable=True)
+class IncidentMerged(EventData, frozen=True, kw_only=True):
+    """One more symptom of the same fault; or the incident `merged` was of the same fault, and is part of this one now.
+
+    Title, severity and models are those from now on.
+    """
+
+    symptom: str | None
+    events: list[int]
+    merged: str | None
+    title: str
+    severity: str
+    models: list[str]
+
+
+@_event("incident.acknowledged", durable=True)
+class IncidentAcknowledged(EventData, frozen=True, kw_only=True):
+    """Somebody has seen it and looks after it."""
+
+    via: str
+
+
+@_event("incident.mitigated", durable=True)
+class IncidentMitigated(EventData, frozen=True, kw_only=True):
+    """None of its symptoms is there any more, since `at`."""
+
+    at: str
+
+
+@_event("incident.resolved", durable=True)
+class IncidentResolved(EventData, frozen=True, kw_only=True):
+    """For `quiet_s` none came back."""
+
+    quiet_s: float
+
+
+@_event("incident.reopened", Severity.WARNING, durable=True)
+class IncidentReopened(EventData, frozen=True, kw_only=True):
+    """A symptom came back (`events`), or another one that belongs to it appeared."""
+
+    symptom: str
+    events: list[int]
+    title: str
+    severity: str
+    models: list[str]
+
+
+@_event("incident.closed", durable=True)
+class IncidentClosed(EventData, frozen=True, kw_only=True):
+    """Nothing more is done about it: an `operator` said so, or it was resolved a day ago (`age`)."""
+
+    reason: str
+
+
 # --- breakers -------------------------------------------------------------------------------------------------------
 
 

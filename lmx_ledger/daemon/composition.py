@@ -11,6 +11,7 @@ from lmx_ledger.daemon.drills import Drills
 from lmx_ledger.daemon.figures import Figures
 from lmx_ledger.daemon.guarding import Guard
 from lmx_ledger.daemon.heat_watch import HeatWatch
+from lmx_ledger.daemon.incidents import Incidents
 from lmx_ledger.daemon.objectives import Objectives
 from lmx_ledger.daemon.on_request import OnRequest
 from lmx_ledger.daemon.paging import Pager
@@ -98,6 +99,7 @@ class Parts:
             url=url,
             key=next(iter(config.server.api_keys), None),
         )
+        self.incidents = Incidents(ledger, reader, settings, warn)
         self.metrics = Metrics(
             Sources(
                 serving=self.serving,
@@ -118,6 +120,7 @@ class Parts:
             self.watch.run,
             self.heat.run,
             self.guard.run,
+            self.incidents.run,
             self.residency.unload_unused_for_ever,
         ]
 
@@ -128,6 +131,7 @@ class Parts:
         await self.guard.stop()
         await self.pager.stop()
         await self.supervisor.stop()
+        self.incidents.stop()
         self.shared.close()
 
     def _configured_bytes(self) -> int:

@@ -31,6 +31,7 @@ from lmx_ledger.daemon.retention import Keeper
 from lmx_ledger.daemon.socket import listen
 from lmx_ledger.daemon.terminal import Terminal, say, warn
 from lmx_ledger.daemon.verifier import Verifier
+from lmx_ledger.incident.fold import IncidentsFold
 from lmx_ledger.ledger.fold import Folded, PerBoot, state_at
 from lmx_ledger.ledger.history import History
 from lmx_ledger.ledger.projection import FILE, Projection, Projections
@@ -76,6 +77,7 @@ def projections() -> list[Projection]:
         RollupProjection(),
         SessionBook(),
         Folded(ObjectivesFold()),
+        Folded(IncidentsFold()),
     ]
 
 
@@ -205,6 +207,7 @@ class Daemon:
             drills=parts.drills,
             metrics=parts.metrics,
             objectives=parts.objectives,
+            incidents=parts.incidents,
             boot=self._boot,
             started_s=utc_us() // 1_000_000,
         )

@@ -11,7 +11,7 @@ from lmx_ledger.core.units import show_bytes, show_duration
 SIGNALS: Final = ("queue_wait", "memory_full", "swap", "thermal", "gpu", "burn", "stalled")
 """What the guard's stages go by, beside the threshold of memory."""
 _LONGEST_VALUE: Final = 160
-_GUARD: Final = ("guard.", "sensor.", "breaker.", "drill.")
+_GUARD: Final = ("guard.", "sensor.", "breaker.", "drill.", "incident.")
 _CORE_TOO: Final = ("guard.threshold_",)
 """Memory is the core's, whoever watches it."""
 
@@ -87,6 +87,13 @@ TEMPLATES: Final[dict[str, str]] = {
     "slo.budget_exhausted": "Objective {objective} has no budget left: {good} of {total} were good.",
     "drill.started": "Drill: {kind} for {for_s:s} {arguments}. What follows is a rehearsal.",
     "drill.finished": "Drill: {kind} is over ({reason}).",
+    "incident.opened": "Incident {incident} ({severity}): {title}, since {started_at}.",
+    "incident.merged": "Incident {incident}: {title} ({symptom}, events {events}; merged: {merged}).",
+    "incident.acknowledged": "Incident {incident} acknowledged via {via}.",
+    "incident.mitigated": "Incident {incident} mitigated: no symptom since {at}.",
+    "incident.resolved": "Incident {incident} resolved, quiet for {quiet_s:s}.",
+    "incident.reopened": "Incident {incident} reopened: {title} ({symptom}, events {events}).",
+    "incident.closed": "Incident {incident} closed ({reason}).",
     "breaker.opened": "Breaker of {name} opened for {for_s:s} after {failures} failures: {reason}",
     "breaker.half_opened": "Breaker of {name} half-open: one try.",
     "breaker.closed": "Breaker of {name} closed.",

@@ -9,6 +9,7 @@ from lmx_ledger.core import events as ev
 from lmx_ledger.core.config import Config
 from lmx_ledger.core.settings import Settings
 from lmx_ledger.engine.protocol import Paged
+from lmx_ledger.incident.fold import Incident, State
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.serving.models import ServedModel
@@ -135,6 +136,39 @@ class Objectives(Protocol):
         """The form of `/lmx/slo`."""
 
 
+class Incidents(Protocol):
+    """What is wrong, and was."""
+
+    async def state(self) -> State:
+        """All of them.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+
+    async def find(self, name: str) -> Incident:
+        """By id, a beginning of one, or `last`.
+
+        Raises:
+            NotFound, Conflict: there is none, or several begin so.
+            LedgerError: the ledger cannot be read.
+        """
+
+    async def acknowledge(self, name: str, cause: ev.Cause) -> Incident:
+        """Somebody looks after it.
+
+        Raises:
+            NotFound, Conflict: there is none, or it is closed.
+        """
+
+    async def close(self, name: str, cause: ev.Cause) -> Incident:
+        """Nothing more is done about it.
+
+        Raises:
+            NotFound, Conflict: there is none, or it is part of another one.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """Handed to each blueprint."""
@@ -151,6 +185,7 @@ class Context:
     drills: Drills
     metrics: Metrics
     objectives: Objectives
+    incidents: Incidents
     boot: str
     started_s: int
 

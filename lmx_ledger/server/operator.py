@@ -56,7 +56,7 @@ def blueprint(context: Context) -> Blueprint:
         try:
             await context.objectives.refresh()
         except LedgerError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
         return json_of(context.objectives.public())
 
     @face.get("/lmx/events")
@@ -72,7 +72,7 @@ def blueprint(context: Context) -> Blueprint:
         try:
             return await event_stream(context, wanted)
         except LedgerError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     @face.get("/lmx/events/<seq>")
     async def one_event(seq: str) -> Response:
@@ -101,10 +101,11 @@ async def asked(question: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs)
     try:
         return await asyncio.to_thread(question, *args, **kwargs)
     except LedgerError as error:
-        raise _unavailable(error) from error
+        raise unavailable(error) from error
 
 
-def _unavailable(error: LedgerError) -> LedgerUnavailable:
+def unavailable(error: LedgerError) -> LedgerUnavailable:
+    """The ledger's trouble as an answer."""
     return LedgerUnavailable(f"{error}; look at the file with lmx doctor", retry_after_s=5)
 
 

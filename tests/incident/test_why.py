@@ -10,7 +10,7 @@ from lmx_ledger.core.events import CATALOGUE, Recorded
 from lmx_ledger.incident.costs import costs
 from lmx_ledger.incident.evidence import Evidence, Stay
 from lmx_ledger.incident.why import Part, Why, why
-from tests.incident.parts import OTHER, REQUEST, own, told
+from tests.incident.by_hand import OTHER, REQUEST, own, told
 
 HOSTILE = "\x1b[2J\u202eevil\n\x07"
 

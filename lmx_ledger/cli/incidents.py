@@ -1,0 +1,205 @@
+"""`lmx incidents`: what was wrong, since when, whom it hit, what may have caused it, and what happened one by one."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import quote
+
+import typer
+
+from lmx_ledger.cli.connection import Connection, Failure, NoDaemon
+from lmx_ledger.cli.display import harmless, note, on_terminal, print_json, terminal
+from lmx_ledger.cli.events import moment
+from lmx_ledger.cli.options import ApiKey, AsJson, Home, Url
+from lmx_ledger.cli.source import ledger_file, note_file
+from lmx_ledger.core.clock import parse_rfc3339, utc_us
+
+if TYPE_CHECKING:
+    from lmx_ledger.incident.fold import Incident
+    from lmx_ledger.ledger.query import Reader
+
+EXAMPLE: Final = "Example: lmx incidents list"
+
+_ABOUT: Final = "Incidents: what was wrong, whom it hit, what may have caused it."
+_STATUSES: Final = ("open", "mitigated", "resolved", "closed", "merged")
+
+group = typer.Typer(help=_ABOUT, epilog=EXAMPLE, no_args_is_help=True, rich_markup_mode="rich")
+
+Id = Annotated[
+    str, typer.Argument(metavar="ID", help="As listed, or the beginning of it, or `last`.", show_default=False)
+]
+
+
+@group.callback()
+def _incidents() -> None:
+    """Incidents: what was wrong, whom it hit, what may have caused it."""
+
+
+@group.command("list", epilog=EXAMPLE)
+def list_incidents(
+    status: Annotated[
+        list[str] | None,
+        typer.Option("--status", metavar="S", help=f"{', '.join(_STATUSES[:-1])} or {_STATUSES[-1]}; again: or."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="WHEN", help="That went on then or later: 2h, or a time.")
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """List incidents, the newest first; without a daemon from the ledger."""
+    wanted = status or []
+    for name in wanted:
+        if name not in _STATUSES:
+            raise typer.BadParameter(f"status is one of {', '.join(_STATUSES)}", param_hint="--status")
+    since_us = moment(since, "--since")
+    connection = Connection(url, api_key)
+    try:
+        found = connection.get("/lmx/incidents")["incidents"]
+    except NoDaemon:
+        found = _offline(connection, home, lambda _, __, known: [one.public() for one in known])
+    found = [one for one in found if not wanted or one["status"] in wanted]
+    if since_us is not None:
+        found = [one for one in found if one["status"] == "open" or parse_rfc3339(_last(one)) >= since_us]
+    if as_json:
+        print_json({"incidents": found})
+    elif on_terminal():
+        from lmx_ledger.cli.incident_display import show_list  # noqa: PLC0415 - rich is slow to come
+
+        show_list(terminal(), found)
+    else:
+        for one in found:
+            fields = (one["id"], one["status"], one["severity"], one["started_at"], one["mitigated_at"] or "")
+            drill = "drill" if one["drill"] else ""
+            typer.echo("\t".join(harmless(field) for field in (*fields, drill, ",".join(one["models"]), one["title"])))
+    if not found and not as_json:
+        note("no incident matches" if wanted or since else "there was no incident")
+
+
+@group.command("show", epilog="Example: lmx incidents show last")
+def show(
+    id: Id,  # noqa: A002
+    home: Home = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Show one: its times, what opened it, whom it hit, and hypotheses with their evidence."""
+    from lmx_ledger.cli.incident_display import show_one  # noqa: PLC0415
+
+    answer = _asked(Connection(url, api_key), home, id, "", _told)
+    if as_json:
+        print_json(answer)
+    else:
+        show_one(terminal(), answer)
+
+
+@group.command("timeline", epilog="Example: lmx incidents timeline last")
+def show_timeline(
+    id: Id,  # noqa: A002
+    home: Home = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Show what happened in its time, one line for what repeats: guard, memory, heat, cache, latency, operators."""
+    from lmx_ledger.cli.incident_display import show_lines  # noqa: PLC0415
+
+    answer = _asked(Connection(url, api_key), home, id, "/timeline", _told_timeline)
+    if as_json:
+        print_json(answer)
+    elif on_terminal():
+        show_lines(terminal(), answer)
+    else:
+        for line in answer["lines"]:
+            seqs = f"{line['first_seq']}..{line['last_seq']}" if line["count"] > 1 else str(line["first_seq"])
+            fields = (line["time"], f"{line['offset_s']:+.1f}", seqs, line["severity"], line["kind"], line["text"])
+            typer.echo("\t".join(harmless(str(field)) for field in fields))
+
+
+@group.command("ack", epilog="Example: lmx incidents ack last")
+def acknowledge(id: Id, as_json: AsJson = False, url: Url = None, api_key: ApiKey = None) -> None:  # noqa: A002
+    """Say that somebody looks after it."""
+    _order(Connection(url, api_key), id, "ack", as_json=as_json)
+
+
+@group.command("close", epilog="Example: lmx incidents close last")
+def close(id: Id, as_json: AsJson = False, url: Url = None, api_key: ApiKey = None) -> None:  # noqa: A002
+    """Say that nothing more is done about it; a symptom that comes back is another incident."""
+    _order(Connection(url, api_key), id, "close", as_json=as_json)
+
+
+def _order(connection: Connection, name: str, act: str, *, as_json: bool) -> None:
+    done = connection.post(f"/lmx/incidents/{quote(name, safe='')}/{act}", {})
+    if as_json:
+        print_json(done)
+        return
+    word, at = ("Acknowledged", done["acknowledged_at"]) if act == "ack" else ("Closed", done["closed_at"])
+    when = datetime.fromtimestamp(parse_rfc3339(at) / 1e6).astimezone()
+    typer.echo(f"{word} {harmless(done['id'])} at {when:%H:%M:%S}: {harmless(done['title'])}")
+
+
+def _last(one: dict[str, Any]) -> str:
+    found: str = one["closed_at"] or one["resolved_at"] or one["mitigated_at"] or one["started_at"]
+    return found
+
+
+# --- without a daemon ------------------------------------------------------------------------------------------------
+
+
+def _asked(
+    connection: Connection,
+    home: Path | None,
+    name: str,
+    more: str,
+    offline: "Callable[[Path, Reader, Incident], dict[str, Any]]",
+) -> Any:
+    try:
+        return connection.get(f"/lmx/incidents/{quote(name, safe='')}{more}")
+    except NoDaemon:
+        return _offline(connection, home, lambda file, reader, known: offline(file, reader, _named(known, name)))
+
+
+def _offline(connection: Connection, home: Path | None, ask: "Callable[[Path, Reader, list[Incident]], Any]") -> Any:
+    from lmx_ledger.incident.fold import IncidentsFold  # noqa: PLC0415 - HTTP does without SQLAlchemy
+    from lmx_ledger.ledger.fold import state_at  # noqa: PLC0415
+    from lmx_ledger.ledger.history import History  # noqa: PLC0415
+    from lmx_ledger.ledger.projection import FILE  # noqa: PLC0415
+    from lmx_ledger.ledger.query import Reader  # noqa: PLC0415
+
+    file = ledger_file(connection, home)
+    reader = Reader.open(file)
+    note_file(connection, file)
+    try:
+        state = state_at(IncidentsFold(), History(file, reader), file.with_name(FILE), reader.head())
+        return ask(file, reader, state.all())
+    finally:
+        reader.close()
+
+
+def _named(known: "list[Incident]", name: str) -> "Incident":
+    from lmx_ledger.incident.fold import find  # noqa: PLC0415
+
+    try:
+        found = find(known, name)
+    except LookupError as error:
+        raise Failure(str(error)) from None
+    if found is None:
+        raise Failure(f"there is no incident {harmless(name[:80])!r}; the known ones: lmx incidents list")
+    return found
+
+
+def _told(file: Path, reader: "Reader", incident: "Incident") -> dict[str, Any]:
+    from lmx_ledger.incident.account import distrust, openers, told, window  # noqa: PLC0415
+
+    found = window(file, reader, incident, utc_us())
+    return told(incident, found, openers(file, reader, incident, found), distrust(reader, walk=True))
+
+
+def _told_timeline(file: Path, reader: "Reader", incident: "Incident") -> dict[str, Any]:
+    from lmx_ledger.incident.account import distrust, told_timeline, window  # noqa: PLC0415
+
+    return told_timeline(incident, window(file, reader, incident, utc_us()), distrust(reader, walk=True))
