@@ -1,0 +1,86 @@
+"""Words of strangers made harmless, and times and figures as a report shows them."""
+
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from lmx_ledger.core.clock import parse_rfc3339, rfc3339
+from lmx_ledger.core.units import show_bytes, show_duration
+
+LONGEST: Final = 600
+"""Characters of any text of a report: what is longer is a client's, or an error's, and is in the ledger."""
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
+
+
+def plain(text: str, longest: int = LONGEST) -> str:
+    """Without control characters and changes of writing direction, as in log lines; what is too long is cut."""
+    if len(text) > longest:
+        text = text[: longest - 3] + "..."
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def harmless(document: _Struct) -> _Struct:
+    """A document in which every text is `plain`, whoever wrote it; the same again if it is already."""
+    cleaned: _Struct = msgspec.convert(_cleaned(msgspec.to_builtins(document)), type(document))
+    return cleaned
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {plain(key): _cleaned(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cleaned(item) for item in value]
+    return value
+
+
+def moment(at: int | str) -> str:
+    """For people, to the second: `2026-03-14 09:26:53 UTC`; of microseconds or of a document's time."""
+    text = rfc3339(at) if isinstance(at, int) else at
+    return f"{text[:10]} {text[11:19]} UTC"
+
+
+def clock(at: int | str) -> str:
+    """The time of day: `09:26:53`."""
+    return moment(at)[11:19]
+
+
+def us(at: str) -> int:
+    """Microseconds of a document's time; `ValueError` where it is none."""
+    return parse_rfc3339(at)
+
+
+def lasted(seconds: float | None) -> str:
+    """A duration for people; `-` where it is not known."""
+    return "-" if seconds is None else show_duration(seconds)
+
+
+def figure(value: float | None, unit: str) -> str:
+    """A value with its unit: `ms` as a duration, `bytes` as a size, `share` in percent, `x` as a factor."""
+    if value is None:
+        return "-"
+    if unit == "ms":
+        return show_duration(value / 1000)
+    if unit == "bytes":
+        return show_bytes(round(value))
+    if unit == "bytes/s":
+        return f"{show_bytes(round(value))}/s"
+    if unit == "share":
+        return f"{value * 100:.3g} %" if abs(value) < 10 else f"{value * 100:.0f} %"
+    if unit == "x":
+        return f"{value:.3g}x" if abs(value) < 1000 else f"{value:.0f}x"
+    text = f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+    return f"{text} {unit}".strip()
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 request`, `1,204 requests`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(names: list[str], most: int = 4) -> str:
+    """`a`, `a and b`, `a, b, c and 7 more`."""
+    if len(names) > most:
+        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
