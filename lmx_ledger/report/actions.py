@@ -30,7 +30,7 @@ def _paging_storm(facts: Facts) -> _Found | None:
         return None
     back, ins = facts.most("in")
     return _Found(
-        f"Give the models room: raise `limit` or `page_at`, pin {back or model}, or serve one model fewer.",
+        f"Give the models room: raise the memory limit or page_at, pin {back or model}, or serve one model fewer.",
         f"Weights of {model} left memory {counted(outs, 'time')}, and those of {back} came back {counted(ins, 'time')}:"
         " together the models do not fit, and took turns.",
         "[memory] limit, page_at; [[models]] pin, priority",
@@ -125,7 +125,7 @@ def _swap(facts: Facts) -> _Found | None:
     if not facts.count["sensor.swap_thrash"]:
         return None
     return _Found(
-        "Take less memory than the machine can give: lower `limit`, or close what else runs there.",
+        "Take less memory than the machine can give: lower the limit, or close what else runs there.",
         f"The machine swapped, {figure(facts.last['sensor.swap_thrash'].get('bytes_per_s'), 'bytes/s')} at the last.",
         "[memory] limit",
         ("sensor.swap_thrash",),

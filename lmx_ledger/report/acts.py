@@ -20,9 +20,9 @@ _ONE_ACT_US: Final = 120_000_000
 """Page-outs that follow each other within this are one act."""
 _BETTER: Final = 0.8
 _DOES: Final = {
-    "backpressure": "Backpressure: new sessions were refused",
-    "shedding": "Shedding: models of low priority were put out of memory",
-    "restart": "Restart: workers were replaced, their sessions kept",
+    "backpressure": "Backpressure (new sessions were refused)",
+    "shedding": "Shedding (models of low priority were put out of memory)",
+    "restart": "Restart (workers were replaced, their sessions kept)",
 }
 
 
@@ -71,7 +71,7 @@ def _ceilings(events: Sequence[Recorded]) -> Iterator[_Found]:
         if reason == RECOVERED:
             continue
         ended = next((e.time_us for e in changes[number + 1 :] if e.data["reason"] == RECOVERED), None)
-        what = f"Safe mode: prompt and answer of at most {event.data['to']:,} tokens"
+        what = f"Safe mode (prompt and answer of at most {event.data['to']:,} tokens)"
         symptom = SWAP if reason.endswith("swap") else CLOCK
         yield _Found(0, event.time_us, ended, event.seq, what, reason, symptom)
 
@@ -79,12 +79,12 @@ def _ceilings(events: Sequence[Recorded]) -> Iterator[_Found]:
 def _single(events: Sequence[Recorded]) -> Iterator[_Found]:
     for number, event in enumerate(events):
         if event.type == "guard.model_shed":
-            what = f"{event.model} was put out of memory, so that {event.data['primary']} kept its own"
+            what = f"Shedding of {event.model} (so that {event.data['primary']} kept its memory)"
             yield _Found(1, event.time_us, None, event.seq, what, "shedding", FULL)
         elif event.type == "guard.restart_requested":
             later = (e for e in events[number + 1 :] if e.type == "engine.restarted" and e.model == event.model)
             ended = next((e.time_us for e in later), None)
-            what = f"The worker of {event.model} was replaced"
+            what = f"Replacement of the worker of {event.model}"
             yield _Found(1, event.time_us, ended, event.seq, what, str(event.data["reason"]).replace("_", " "), FIRST)
 
 
@@ -104,7 +104,7 @@ def _pages(events: Sequence[Recorded]) -> Iterator[_Found]:
             for e in events
             if e.type == "paging.out_finished" and e.seq > seqs[0] and (seqs[1] is None or e.seq < seqs[1])
         )
-        what = f"Paging: weights of {listed(victims)} left memory ({counted(count, 'plan')}, {figure(out, 'bytes')})"
+        what = f"Paging (weights of {listed(victims)} left memory: {counted(count, 'plan')}, {figure(out, 'bytes')})"
         why = listed(sorted({str(plan.data["reason"]).replace("_", " ") for plan in group}))
         yield _Found(2, group[0].time_us, last, group[0].seq, what, f"room for: {why}", FULL)
 
@@ -118,13 +118,12 @@ def _held_against(act: _Found, symptoms: Symptoms) -> Act:
         before = act.read
     during = symptoms.between(symptom, act.at_us, max(last_us, act.at_us + 1_000_000))
     after = None if act.ended_us is None else symptoms.between(symptom, last_us, last_us + around)
-    helped = _helped(before, during if after is None else after, falls=symptom.falls)
+    helped, said = _helped(before, during, after, falls=symptom.falls)
     figures = ", ".join(
         f"{figure(value, symptom.unit)} {when}"
         for value, when in ((before, "before"), (during, "during"), (after, "after"))
         if value is not None
     )
-    said = {"yes": "it got better", "no": "it got no better", "unclear": "whether it helped is not clear"}[helped]
     return Act(
         time=rfc3339(act.at_us),
         ended=None if act.ended_us is None else rfc3339(last_us),
@@ -137,15 +136,25 @@ def _held_against(act: _Found, symptoms: Symptoms) -> Act:
         after=_rounded(after),
         unit=symptom.unit,
         helped=helped,
-        text=f"{symptom.name}: {figures}; {said}" if figures else f"nothing tells of the {symptom.name}; {said}",
+        text=f"{symptom.name} {figures}; {said}" if figures else f"nothing tells of the {symptom.name}; {said}",
     )
 
 
-def _helped(before: float | None, then: float | None, *, falls: bool) -> str:
-    if before is None or then is None or before == 0:
-        return "unclear"
-    ratio = then / before if falls else before / then if then else 10.0
-    return "yes" if ratio <= (_BETTER if falls else 0.95) else "no" if ratio >= 1.0 else "unclear"
+def _helped(before: float | None, during: float | None, after: float | None, *, falls: bool) -> tuple[str, str]:
+    """Yes, no or unclear, and how that is said. What is better only behind the act may have got so by itself."""
+    then = after if during is None else during
+    if before is None or then is None:
+        return "unclear", "whether it helped cannot be told"
+    if _better(before, then, falls=falls):
+        return "yes", "it got better"
+    if after is not None and _better(before, after, falls=falls):
+        return "unclear", "it got better only once the act was over"
+    worse = then >= before if falls else then <= before
+    return ("no", "it got no better") if worse else ("unclear", "it got hardly better")
+
+
+def _better(before: float, then: float, *, falls: bool) -> bool:
+    return then <= before * _BETTER if falls else then * 0.95 >= before
 
 
 def _rounded(value: float | None) -> float | None:

@@ -112,7 +112,7 @@ def _who(known: Known) -> str:
         return f"No client was affected: all of {counted(hit.sessions_in_all, 'session')} got their answers in time."
     return (
         f"{hit.sessions_affected:,} of {counted(hit.sessions_in_all, 'session')} were affected, with requests to"
-        f" {listed(models)}; hit hardest: {listed([one.name for one in hit.sessions if harmed(one)], 3)}."
+        f" {listed(models)}; hit hardest: {listed([one.name for one in hit.sessions[:3] if harmed(one)])}."
     )
 
 
@@ -125,7 +125,8 @@ def _long(header: Header) -> str:
 
 
 def _again(header: Header) -> str:
-    return f" It came back {counted(header.reopened, 'time')} after it seemed over." if header.reopened else ""
+    again = "once" if header.reopened == 1 else f"{header.reopened} times"
+    return f" It came back {again} after it seemed over." if header.reopened else ""
 
 
 def _over(header: Header) -> str:
@@ -151,11 +152,15 @@ def _burned(budget: Budget) -> str:
 
 def _done(known: Known) -> str:
     kinds = list(dict.fromkeys(act.what for act in known.acts))
-    guard = f"The guard acted: {'; '.join(kinds[:4])}{'; and more' if len(kinds) > 4 else ''}." if kinds else ""
+    guard = f"The guard acted by {listed([_small(kind) for kind in kinds], 5)}." if kinds else ""
     orders = Counter(str(e.data.get("command")) for e in known.events if e.type in _OUTSIDE)
     people = listed([f"{name} ({count})" if count > 1 else name for name, count in sorted(orders.items())])
     operators = f"Operators ordered: {people}." if people else "No operator gave an order."
     return f"{guard or 'The guard did nothing.'} {operators}"
+
+
+def _small(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _helped(acts: Sequence[Act]) -> str:
@@ -165,12 +170,12 @@ def _helped(acts: Sequence[Act]) -> str:
     said = listed(
         [
             f"{counts[key]} {text}"
-            for key, text in (("yes", "with its figure better"), ("no", "without"), ("unclear", "not clear"))
+            for key, text in (("yes", "had a better figure"), ("no", "had none"), ("unclear", "cannot be told"))
             if counts[key]
         ]
     )
-    first = next((act for act in acts if act.helped != "unclear"), acts[0])
-    return f"Of {counted(len(acts), 'act')}: {said}. The first that tells: {first.text}."
+    told = " ".join(f"{act.what.partition(' (')[0]}: {act.text}." for act in acts[:3])
+    return f"Of {counted(len(acts), 'act')} {said}. {told}"
 
 
 def _cause(hypotheses: Sequence[Hypothesis]) -> str:

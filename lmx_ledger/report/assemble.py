@@ -27,8 +27,8 @@ from lmx_ledger.report.model import (
 )
 from lmx_ledger.report.over_time import burn, latency, memory, queue
 from lmx_ledger.report.requests import Seen, seen_in
-from lmx_ledger.report.text import harmless
-from lmx_ledger.report.window import Window, guarded, notes_on, window_of
+from lmx_ledger.report.text import LONGEST, harmless
+from lmx_ledger.report.window import Window, during, guarded, notes_on, window_of
 from lmx_ledger.report.worst import worst_of
 
 TIMELINE: Final = 400
@@ -51,16 +51,21 @@ def assemble(
 
     They need not be all of the ledger's: whatever is missing is not told. No text in it can fool a terminal.
     """
+    incident = harmless(incident, LONGEST)
+    timeline = [harmless(line, LONGEST) for line in timeline]
+    hypotheses = [harmless(one, LONGEST) for one in hypotheses]
     window = window_of(incident, events)
-    requests = seen_in(events)
-    hit = hit_by(requests, promises)
-    budgets = budgets_of(events)
+    requests, inside = seen_in(events), during(incident, events, window)
+    named = {event.request or f"#{event.seq}" for event in inside}
+    touched = [seen for seen in requests if seen.id in named]
+    hit = hit_by(touched, promises)
+    budgets = budgets_of(events, inside)
     acts, acts_left_out = acts_of(events)
-    actions = actions_of(facts_of(events, requests, hit.total.slow), incident)
+    actions = actions_of(facts_of(inside, touched, hit.total.slow), incident)
     header = _header(incident, window)
     ranked = sorted(hypotheses, key=lambda one: (-one.score, one.title))
     known = Known(header, hit, budgets, acts, actions, ranked, events)
-    worst = worst_of(requests, events)
+    worst = worst_of(touched, events)
     told = _timeline(timeline)
     document = Postmortem(
         form=FORM,

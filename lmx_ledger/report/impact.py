@@ -1,7 +1,7 @@
 """Who was hit, and how: requests by model and session, and what it cost the objectives' budgets."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from lmx_ledger.core.events import Recorded
@@ -83,14 +83,22 @@ def _by_code(requests: Sequence[Seen], outcome: str) -> dict[str, int]:
     return dict(sorted(Counter(seen.code for seen in requests if seen.outcome == outcome).items()))
 
 
-def budgets_of(events: Iterable[Recorded]) -> list[Budget]:
-    """What each objective's budget was before and after, those that burned most first."""
+def budgets_of(events: Sequence[Recorded], inside: Sequence[Recorded]) -> list[Budget]:
+    """What each objective's budget was before and after those `inside`, those that burned most first."""
+    first = inside[0].seq if inside else 0
+    last = inside[-1].seq if inside else 0
     told: dict[tuple[str, str], list[Recorded]] = defaultdict(list)
     for event in events:
         if event.type.startswith("slo.") and "objective" in event.data:
             told[event.data["objective"], event.model or ""].append(event)
-    found = [_budget(name, model or None, of) for (name, model), of in sorted(told.items())]
+    found = [_budget(name, model or None, _around(of, first, last)) for (name, model), of in sorted(told.items())]
     return sorted(found, key=lambda one: -(one.burned or 0.0))
+
+
+def _around(events: Sequence[Recorded], first: int, last: int) -> list[Recorded]:
+    """The last one before, all of the incident's, and the first one behind it."""
+    before, after = [e for e in events if e.seq < first], [e for e in events if e.seq > last]
+    return [*before[-1:], *(e for e in events if first <= e.seq <= last), *after[:1]]
 
 
 def _budget(objective: str, model: str | None, events: Sequence[Recorded]) -> Budget:

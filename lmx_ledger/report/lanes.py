@@ -111,7 +111,7 @@ def lanes_of(incident: Incident, events: Sequence[Recorded], window: Window) -> 
 
 def _incident(incident: Incident, window: Window) -> list[Band]:
     ends = [
-        (incident.detected_us, "unnoticed", "warn"),
+        (incident.detected_us, "unnoticed", "plain"),
         (incident.mitigated_us, "open", "bad"),
         (incident.resolved_us, "mitigated" if incident.mitigated_us is not None else "open", "busy"),
     ]

@@ -24,13 +24,9 @@ def plotted(chart: TimeChart) -> str:
     near = [level for level in chart.levels if highest == 0 or level.value <= highest * _FAR]
     scale = scale_of(max([highest, *(level.value for level in near)]), chart.unit)
     across = Across(chart.from_us, chart.until_us, _LEFT)
-    keys = _keys(chart, [level.label for level in near])
+    far = [f"{level.label} (above this figure)" for level in chart.levels if level not in near]
+    keys = _keys(chart, [*(level.label for level in near), *far])
     drawn, top = legend(keys, 0.0)
-    for level in chart.levels:
-        if level not in near:
-            drawn.append(label(WIDTH, top + 10, f"{level.label}: above this figure", anchor="end", class_="t m"))
-    if len(near) < len(chart.levels):
-        top += ROW
     if chart.empty is not None:
         return picture(chart.key, chart.title, f"{chart.about} {chart.empty}", WIDTH, 80, *said(chart.empty, 2, 76))
     strips, height = _strips(chart.bands, across, top)
@@ -61,6 +57,7 @@ def _keys(chart: TimeChart, levels: list[str]) -> list[Key]:
         else:
             keys.append(Key("line", f"s{index % 6}", series.label))
     keys += [Key("line", "lv", text) for text in levels]
+    keys += [Key("fill", f"bd {tone}", text) for text, tone in dict.fromkeys((b.label, b.tone) for b in chart.bands)]
     if chart.marks:
         keys.append(Key("mark", "", chart.marks_are))
     return keys

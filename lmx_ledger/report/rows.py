@@ -14,7 +14,13 @@ _LANE_LEFT: Final = 150.0
 _BAR: Final = 24.0
 _BAR_LEFT: Final = 246.0
 _BAR_RIGHT: Final = 70.0
-TONES: Final = {"calm": "as it should be", "busy": "under way", "warn": "restricted", "bad": "trouble"}
+TONES: Final = {
+    "calm": "as it should be",
+    "busy": "under way",
+    "warn": "restricted",
+    "bad": "trouble",
+    "plain": "neither",
+}
 TONE_OVER: Final = {"busy": "dots", "warn": "hatch"}
 
 

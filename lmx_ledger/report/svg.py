@@ -45,7 +45,7 @@ def width_of(text: str, size: float = FONT) -> float:
 
 
 def fitted(text: str, room: float, size: float = FONT) -> str:
-    """The text, or as much of it as has room, with an ellipsis; empty where not even two letters have."""
+    """The text, or as much of it as has room, with an ellipsis; empty where not even four letters have."""
     if width_of(text, size) <= room:
         return text
     kept, used = "", width_of("\N{HORIZONTAL ELLIPSIS}", size)
@@ -54,7 +54,7 @@ def fitted(text: str, room: float, size: float = FONT) -> str:
         if used > room:
             break
         kept += c
-    return f"{kept.rstrip()}\N{HORIZONTAL ELLIPSIS}" if len(kept) > 1 else ""
+    return f"{kept.rstrip()}\N{HORIZONTAL ELLIPSIS}" if len(kept) > 3 else ""
 
 
 def label(x: float, y: float, text: str, *, anchor: str = "start", class_: str = "t", room: float | None = None) -> str:

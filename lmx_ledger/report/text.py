@@ -7,8 +7,10 @@ import msgspec
 from lmx_ledger.core.clock import parse_rfc3339, rfc3339
 from lmx_ledger.core.units import show_bytes, show_duration
 
-LONGEST: Final = 600
-"""Characters of any text of a report: what is longer is a client's, or an error's, and is in the ledger."""
+LONGEST: Final = 400
+"""Characters of a text that was given: what is longer is a client's, or an error's, and is in the ledger."""
+LONGEST_OF_OURS: Final = 6_000
+"""Of one that is put together here from several of those."""
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
@@ -19,19 +21,19 @@ def plain(text: str, longest: int = LONGEST) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def harmless(document: _Struct) -> _Struct:
+def harmless(document: _Struct, longest: int = LONGEST_OF_OURS) -> _Struct:
     """A document in which every text is `plain`, whoever wrote it; the same again if it is already."""
-    cleaned: _Struct = msgspec.convert(_cleaned(msgspec.to_builtins(document)), type(document))
+    cleaned: _Struct = msgspec.convert(_cleaned(msgspec.to_builtins(document), longest), type(document))
     return cleaned
 
 
-def _cleaned(value: Any) -> Any:
+def _cleaned(value: Any, longest: int) -> Any:
     if isinstance(value, str):
-        return plain(value)
+        return plain(value, longest)
     if isinstance(value, dict):
-        return {plain(key): _cleaned(item) for key, item in value.items()}
+        return {plain(key): _cleaned(item, longest) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_cleaned(item) for item in value]
+        return [_cleaned(item, longest) for item in value]
     return value
 
 
@@ -61,7 +63,8 @@ def figure(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
     if unit == "ms":
-        return show_duration(value / 1000)
+        # 30 s, not 30.0 s, where it is just that.
+        return show_duration(value / 1000).replace(".0 s", " s" if value % 1000 == 0 else ".0 s")
     if unit == "bytes":
         return show_bytes(round(value))
     if unit == "bytes/s":

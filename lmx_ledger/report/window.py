@@ -53,6 +53,16 @@ def window_of(incident: Incident, events: Sequence[Recorded]) -> Window:
     return Window(from_us, until_us, step_of(until_us - from_us, _BUCKETS))
 
 
+def during(incident: Incident, events: Sequence[Recorded], window: Window) -> list[Recorded]:
+    """Those of the incident itself, by their seqs: a clock that was set in between puts none of them outside."""
+    until_us = window.until_us if incident.resolved_us is None else incident.resolved_us
+    inside = [event.seq for event in events if incident.started_us <= event.time_us <= until_us]
+    if not inside:
+        return []
+    first, last = min(inside), max(inside)
+    return [event for event in events if first <= event.seq <= last]
+
+
 def notes_on(events: Sequence[Recorded]) -> list[str]:
     """What a reader has to know: where the clock went back, and that events did not reach the ledger."""
     notes: list[str] = []

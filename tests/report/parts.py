@@ -6,6 +6,7 @@ from typing import Any
 
 from lmx_ledger.core.clock import parse_rfc3339
 from lmx_ledger.core.events import CATALOGUE, Recorded, Severity
+from lmx_ledger.ledger.log_lines import render
 from lmx_ledger.report.model import Evidence, Hypothesis, Incident, Integrity, TimelineLine, WhatIf
 
 START_US = parse_rfc3339("2026-03-14T09:26:00Z")
@@ -47,9 +48,7 @@ class Book:
         ordered = sorted(self.events, key=lambda e: (e.time_us, e.seq))
         renamed = {e.seq: first + n for n, e in enumerate(ordered)}
         self.renamed = renamed
-        return [
-            Recorded(**{**{f: getattr(e, f) for f in e.__struct_fields__}, "seq": renamed[e.seq]}) for e in ordered
-        ]
+        return [Recorded(**{**{f: getattr(e, f) for f in e.__struct_fields__}, "seq": renamed[e.seq]}) for e in ordered]
 
 
 def request_id(number: int) -> str:
@@ -107,13 +106,14 @@ def paging_storm(length_s: float = 900.0) -> list[Recorded]:
     book, chance = Book(), random.Random(7)
     limit, sizes = 32 * GB, {CODER: 17 * GB, CHAT: 9 * GB}
     number = 0
+    at: float
     for at in range(-600, 0, 6):
         number += 1
         request(
             book,
             number,
             at + chance.random(),
-            session=f"session:alice-{number % 5}",
+            session=f"alice-{number % 5}",
             model=CODER,
             prefill_s=0.3 + chance.random() * 0.5,
             itl_ms=18 + chance.random() * 8,
@@ -122,9 +122,11 @@ def paging_storm(length_s: float = 900.0) -> list[Recorded]:
             book.add("sensor.sampled", at, sensor="macos", used_bytes=19 * GB + at * 1_000_000, total_bytes=64 * GB)
     for hour, left in ((-500, 0.86), (-100, 0.85)):
         burn = {"5m": 0.4, "1h": 0.3, "6h": 0.2}
-        book.add("slo.evaluated", hour, objective="ttft", good=9_000, total=9_100, shed=0, budget_remaining=left, burn=burn)
-    turn, at = 0, 0.0
-    while at < length_s - 120:
+        book.add(
+            "slo.evaluated", hour, objective="ttft", good=9_000, total=9_100, shed=0, budget_remaining=left, burn=burn
+        )
+    turn, at, resident = 0, 0.0, {CODER: 17 * GB, CHAT: 4 * GB}
+    while at < length_s - 300:
         model, other = (CHAT, CODER) if turn % 2 == 0 else (CODER, CHAT)
         book.add(
             "guard.threshold_breached",
@@ -136,7 +138,7 @@ def paging_storm(length_s: float = 900.0) -> list[Recorded]:
             fraction=0.9,
             page_at=0.85,
         )
-        account = _account(sizes, int((3 + chance.random()) * GB), 2 * GB, limit)
+        account = _account(resident, int((3 + chance.random()) * GB), 2 * GB, limit)
         book.add(
             "paging.planned",
             at + 0.01,
@@ -147,8 +149,10 @@ def paging_storm(length_s: float = 900.0) -> list[Recorded]:
             steps=[],
             account=account,
         )
-        book.add("paging.out_started", at + 0.02, model=other, resident_bytes=sizes[other])
+        book.add("paging.out_started", at + 0.02, model=other, resident_bytes=resident[other])
         gone = sizes[other] // 2
+        resident[other] -= gone
+        resident[model] = sizes[model]
         book.add(
             "paging.out_finished",
             at + 0.4,
@@ -157,7 +161,7 @@ def paging_storm(length_s: float = 900.0) -> list[Recorded]:
             ms=380.0,
             layers=24,
             bytes_per_s=22 * GB,
-            resident_bytes=sizes[other] - gone,
+            resident_bytes=resident[other],
         )
         book.add("paging.in_started", at + 0.5, model=model, bytes=sizes[model] // 2)
         took = 6 + chance.random() * 4
@@ -169,7 +173,7 @@ def paging_storm(length_s: float = 900.0) -> list[Recorded]:
                 book,
                 number,
                 at - 6 + offset * 2,
-                session=f"session:{'alice' if model == CODER else 'bob'}-{number % 5}",
+                session=f"{'alice' if model == CODER else 'bob'}-{number % 5}",
                 model=model,
                 queue_s=wait,
                 prefill_s=1.2 + chance.random() * 2,
@@ -183,10 +187,18 @@ def paging_storm(length_s: float = 900.0) -> list[Recorded]:
     for offset in range(30):
         number += 1
         book.add(
+            "request.received",
+            119.9 + offset * 6.0,
+            request=request_id(number),
+            session=f"carol-{offset % 3}",
+            model=CHAT,
+            route="/v1/chat/completions",
+        )
+        book.add(
             "request.rejected",
             120 + offset * 6.0,
             request=request_id(number),
-            session=f"session:carol-{offset % 3}",
+            session=f"carol-{offset % 3}",
             model=CHAT,
             status=429,
             code="backpressure",
@@ -196,7 +208,7 @@ def paging_storm(length_s: float = 900.0) -> list[Recorded]:
         )
     for offset in range(4):
         number += 1
-        named: dict[str, Any] = {"request": request_id(number), "session": "session:bob-1", "model": CHAT}
+        named: dict[str, Any] = {"request": request_id(number), "session": "bob-1", "model": CHAT}
         book.add("request.received", 200 + offset * 30, **named, route="/v1/chat/completions", stream=True)
         book.add(
             "kv.missed",
@@ -231,7 +243,9 @@ def paging_storm(length_s: float = 900.0) -> list[Recorded]:
             completion_tokens=90,
             wall_ms=40_000.0,
         )
-    book.add("guard.threshold_breached", 60, name="queue_wait", reason="used", value=21.5, threshold=15.0, clears_at=7.5)
+    book.add(
+        "guard.threshold_breached", 60, name="queue_wait", reason="used", value=21.5, threshold=15.0, clears_at=7.5
+    )
     book.add(
         "guard.stage_changed",
         60.1,
@@ -240,12 +254,17 @@ def paging_storm(length_s: float = 900.0) -> list[Recorded]:
     book.add("guard.backpressure_on", 60.2, reasons=["queue_wait"])
     full = {"from": "backpressure", "to": "shedding", "reasons": ["memory_full"], "readings": {"memory_full": 0.97}}
     book.add("guard.stage_changed", 150, **full)
-    down = {"reasons": [], "readings": {}}
+    down: dict[str, Any] = {"reasons": [], "readings": {}}
     book.add("guard.stage_changed", length_s - 260, **{"from": "shedding", "to": "backpressure", **down})
     book.add("guard.stage_changed", length_s - 240, **{"from": "backpressure", "to": "normal", **down})
     book.add("guard.backpressure_off", length_s - 239.9, refused=30)
     alert: dict[str, Any] = {"objective": "ttft", "severity": "page", "long": "1h", "short": "5m", "factor": 14.4}
-    for minute, fast, slow, left in ((1, 6.0, 2.0, 0.84), (3, 16.0, 9.0, 0.8), (6, 19.0, 15.2, 0.71), (9, 18.5, 15.8, 0.62)):
+    for minute, fast, slow, left in (
+        (1, 6.0, 2.0, 0.84),
+        (3, 16.0, 9.0, 0.8),
+        (6, 19.0, 15.2, 0.71),
+        (9, 18.5, 15.8, 0.62),
+    ):
         book.add(
             "slo.evaluated",
             minute * 60,
@@ -256,10 +275,14 @@ def paging_storm(length_s: float = 900.0) -> list[Recorded]:
             budget_remaining=left,
             burn={"5m": fast, "1h": slow, "6h": slow / 3},
         )
-    book.add("slo.burn_alerted", 361, **alert, long_burn=15.2, short_burn=19.0, budget_remaining=0.71, exhausts_in_s=9e4)
+    book.add(
+        "slo.burn_alerted", 361, **alert, long_burn=15.2, short_burn=19.0, budget_remaining=0.71, exhausts_in_s=9e4
+    )
     book.add("slo.burn_cleared", length_s - 60, **alert, lasted_s=length_s - 420)
     after = {"5m": 0.3, "1h": 12.1, "6h": 4.4}
-    book.add("slo.evaluated", length_s, objective="ttft", good=9_300, total=9_700, shed=0, budget_remaining=0.58, burn=after)
+    book.add(
+        "slo.evaluated", length_s, objective="ttft", good=9_300, total=9_700, shed=0, budget_remaining=0.58, burn=after
+    )
     book.add("operator.commanded", 420, command="models.pin", arguments={"model": CODER}, via="http")
     book.add("model.pinned", 420.1, model=CODER)
     book.add("operator.commanded", length_s - 300, command="models.unload", arguments={"model": CHAT}, via="http")
@@ -270,7 +293,7 @@ def paging_storm(length_s: float = 900.0) -> list[Recorded]:
             book,
             number,
             at_s + chance.random(),
-            session=f"session:alice-{number % 5}",
+            session=f"alice-{number % 5}",
             model=CODER,
             prefill_s=0.3 + chance.random() * 0.5,
         )
@@ -286,9 +309,9 @@ def flood(length_s: float = 300.0) -> list[Recorded]:
         at = number * length_s / 400
         if number % 8 == 0:
             wait = min(18.0, number / 15)
-            request(book, number, at, session="session:calm", model=CHAT, queue_s=wait, position=4, tokens=60)
+            request(book, number, at, session="calm", model=CHAT, queue_s=wait, position=4, tokens=60)
         else:
-            named: dict[str, Any] = {"request": request_id(number), "session": "session:flood", "model": CHAT}
+            named: dict[str, Any] = {"request": request_id(number), "session": "flooding", "model": CHAT}
             book.add("request.received", at, **named, route="/v1/chat/completions", stream=False)
             book.add(
                 "request.rejected",
@@ -302,7 +325,9 @@ def flood(length_s: float = 300.0) -> list[Recorded]:
             )
     reasons = {"reasons": ["queue_wait"], "readings": {"queue_wait": 17.2}}
     book.add("guard.stage_changed", 40, **{"from": "normal", "to": "backpressure", **reasons})
-    book.add("guard.stage_changed", length_s + 20, **{"from": "backpressure", "to": "normal", "reasons": [], "readings": {}})
+    book.add(
+        "guard.stage_changed", length_s + 20, **{"from": "backpressure", "to": "normal", "reasons": [], "readings": {}}
+    )
     return book.sorted()
 
 
@@ -334,7 +359,7 @@ def timeline(events: list[Recorded]) -> list[TimelineLine]:
             last_seq=e.seq,
             kind=e.type,
             severity=e.severity.label,
-            text=f"{e.type}: {', '.join(f'{key}={value}' for key, value in list(e.data.items())[:3])}",
+            text=render(e).partition("] ")[2],
         )
         for e in loud
         if e.type != "guard.threshold_breached"
