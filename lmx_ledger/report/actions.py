@@ -29,8 +29,9 @@ def _paging_storm(facts: Facts) -> _Found | None:
     if outs < _STORM or facts.count["in"] < _STORM - 1:
         return None
     back, ins = facts.most("in")
+    asked, _ = facts.most("asked")
     return _Found(
-        f"Give the models room: raise the memory limit or page_at, pin {back or model}, or serve one model fewer.",
+        f"Give the models room: raise the memory limit or page_at, pin {asked or model}, or serve one model fewer.",
         f"Weights of {model} left memory {counted(outs, 'time')}, and those of {back} came back {counted(ins, 'time')}:"
         " together the models do not fit, and took turns.",
         "[memory] limit, page_at; [[models]] pin, priority",

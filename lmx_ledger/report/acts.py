@@ -1,6 +1,8 @@
 """What the guard did, and whether its symptom was better for it: before, during and after each act."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from lmx_ledger.core.clock import rfc3339
@@ -37,11 +39,16 @@ class _Found(NamedTuple):
     read: float | None = None
 
 
-def acts_of(events: Sequence[Recorded]) -> tuple[list[Act], int]:
-    """The acts in their order, and how many more there were that are not told."""
+def acts_of(events: Sequence[Recorded], inside: Sequence[Recorded]) -> tuple[list[Act], int]:
+    """The acts that began `inside` the incident, in their order, and how many more there were that are not told.
+
+    `events` are those before and behind it, too: what the symptoms are held against.
+    """
+    first, last = (inside[0].seq, inside[-1].seq) if inside else (0, 0)
     symptoms = Symptoms(events)
     rows = [e for e in events if e.type.startswith(("guard.", "paging.planned", "paging.out_finished", "engine.rest"))]
-    found = sorted([*_stages(rows), *_ceilings(rows), *_single(rows), *_pages(rows)])
+    found = [*_stages(rows), *_ceilings(rows), *_single(rows), *_pages(rows)]
+    found = sorted(one for one in found if first <= one.seq <= last)
     told = sorted(found[:MOST], key=lambda one: one.seq)
     return [_held_against(one, symptoms) for one in told], len(found) - len(told)
 
@@ -91,20 +98,21 @@ def _single(events: Sequence[Recorded]) -> Iterator[_Found]:
 def _pages(events: Sequence[Recorded]) -> Iterator[_Found]:
     """Making room, as often as it was done in a row."""
     plans = [e for e in events if e.type == "paging.planned" and e.data["victims"] and e.data["reason"] != "asked"]
-    while plans:
-        count = 1
-        while count < len(plans) and abs(plans[count].time_us - plans[count - 1].time_us) <= _ONE_ACT_US:
-            count += 1
-        group, plans = plans[:count], plans[count:]
+    outs = [(e.seq, e.data.get("bytes", 0)) for e in events if e.type == "paging.out_finished"]
+    begins = [
+        number
+        for number, plan in enumerate(plans)
+        if not number or abs(plan.time_us - plans[number - 1].time_us) > _ONE_ACT_US
+    ]
+    for begin, end in pairwise([*begins, len(plans)]):
+        group = plans[begin:end]
         victims = sorted({str(victim) for plan in group for victim in plan.data["victims"]})
         last = max(plan.time_us for plan in group)
-        seqs = group[0].seq, plans[0].seq if plans else None
-        out = sum(
-            e.data.get("bytes", 0)
-            for e in events
-            if e.type == "paging.out_finished" and e.seq > seqs[0] and (seqs[1] is None or e.seq < seqs[1])
+        after = bisect_left(outs, (plans[end].seq,)) if end < len(plans) else len(outs)
+        out = sum(size for _, size in outs[bisect_left(outs, (group[0].seq,)) : after])
+        what = (
+            f"Paging (weights of {listed(victims)} left memory: {counted(len(group), 'plan')}, {figure(out, 'bytes')})"
         )
-        what = f"Paging (weights of {listed(victims)} left memory: {counted(count, 'plan')}, {figure(out, 'bytes')})"
         why = listed(sorted({str(plan.data["reason"]).replace("_", " ") for plan in group}))
         yield _Found(2, group[0].time_us, last, group[0].seq, what, f"room for: {why}", FULL)
 

@@ -33,7 +33,8 @@ class Known(NamedTuple):
     acts: Sequence[Act]
     actions: Sequence[Action]
     hypotheses: Sequence[Hypothesis]
-    events: Sequence[Recorded]
+    opened: Sequence[Recorded]
+    inside: Sequence[Recorded]
 
 
 def answers_to(known: Known) -> list[Answer]:
@@ -86,8 +87,7 @@ def _when(header: Header) -> str:
 
 def _noticed(known: Known) -> str:
     header = known.header
-    opened = [event for event in known.events if event.seq in header.opened_by]
-    by = ", ".join(f"{kind} (event {seq})" for seq, kind in sorted((e.seq, e.type) for e in opened)[:3])
+    by = ", ".join(f"{kind} (event {seq})" for seq, kind in sorted((e.seq, e.type) for e in known.opened)[:3])
     if not by and header.opened_by:
         by = f"event {listed([str(seq) for seq in header.opened_by])}"
     after = "at once" if header.to_detect_s == 0 else f"after {lasted(header.to_detect_s)}"
@@ -153,7 +153,7 @@ def _burned(budget: Budget) -> str:
 def _done(known: Known) -> str:
     kinds = list(dict.fromkeys(act.what for act in known.acts))
     guard = f"The guard acted by {listed([_small(kind) for kind in kinds], 5)}." if kinds else ""
-    orders = Counter(str(e.data.get("command")) for e in known.events if e.type in _OUTSIDE)
+    orders = Counter(str(e.data.get("command")) for e in known.inside if e.type in _OUTSIDE)
     people = listed([f"{name} ({count})" if count > 1 else name for name, count in sorted(orders.items())])
     operators = f"Operators ordered: {people}." if people else "No operator gave an order."
     return f"{guard or 'The guard did nothing.'} {operators}"

@@ -27,7 +27,7 @@ from lmx_ledger.report.model import (
 )
 from lmx_ledger.report.over_time import burn, latency, memory, queue
 from lmx_ledger.report.requests import Seen, seen_in
-from lmx_ledger.report.text import LONGEST, harmless
+from lmx_ledger.report.text import LONGEST, NAME, harmless
 from lmx_ledger.report.window import Window, during, guarded, notes_on, window_of
 from lmx_ledger.report.worst import worst_of
 
@@ -58,14 +58,18 @@ def assemble(
     requests, inside = seen_in(events), during(incident, events, window)
     named = {event.request or f"#{event.seq}" for event in inside}
     touched = [seen for seen in requests if seen.id in named]
-    hit = hit_by(touched, promises)
-    budgets = budgets_of(events, inside)
-    acts, acts_left_out = acts_of(events)
-    actions = actions_of(facts_of(inside, touched, hit.total.slow), incident)
+    hit = harmless(hit_by(touched, promises), NAME)
+    budgets = [harmless(one, NAME) for one in budgets_of(events, inside)]
+    found, acts_left_out = acts_of(events, inside)
+    acts = [harmless(act, LONGEST) for act in found]
+    facts = facts_of(inside, touched, hit.total.slow)
+    actions = [harmless(action, LONGEST) for action in actions_of(facts, incident)]
     header = _header(incident, window)
+    openers = set(incident.opened_by)
+    opened = [event for event in events if event.seq in openers]
     ranked = sorted(hypotheses, key=lambda one: (-one.score, one.title))
-    known = Known(header, hit, budgets, acts, actions, ranked, events)
-    worst = worst_of(touched, events)
+    known = Known(header, hit, budgets, acts, actions, ranked, opened, inside)
+    worst = [harmless(one, LONGEST) for one in worst_of(touched, events)]
     told = _timeline(timeline)
     document = Postmortem(
         form=FORM,
@@ -83,7 +87,7 @@ def assemble(
         worst=worst,
         timeline=told,
         timeline_left_out=len(timeline) - len(told),
-        figures=_figures(incident, events, requests, worst, window, promises),
+        figures=[harmless(one, NAME) for one in _figures(incident, events, requests, worst, window, promises)],
         hypotheses=ranked,
         acts=acts,
         acts_left_out=acts_left_out,

@@ -51,6 +51,7 @@ def facts_of(events: Sequence[Recorded], requests: Sequence[Seen], slow: int) ->
                 facts.note("in", event, model)
             case "request.received":
                 facts.note("received", event, event.session or "-")
+                facts.note("asked", event, model)
             case "request.rejected":
                 facts.note(f"refused.{data.get('code')}", event, model)
                 if data.get("status") == 429:

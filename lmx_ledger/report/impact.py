@@ -2,7 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.report.model import Budget, Impact, Promises
@@ -14,7 +16,7 @@ NO_MODEL: Final = "(no model)"
 NO_SESSION: Final = "(no session)"
 
 
-class Hit(NamedTuple):
+class Hit(msgspec.Struct, frozen=True):
     """All of it."""
 
     total: Impact

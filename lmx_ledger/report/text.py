@@ -1,5 +1,6 @@
 """Words of strangers made harmless, and times and figures as a report shows them."""
 
+import re
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -11,11 +12,20 @@ LONGEST: Final = 400
 """Characters of a text that was given: what is longer is a client's, or an error's, and is in the ledger."""
 LONGEST_OF_OURS: Final = 6_000
 """Of one that is put together here from several of those."""
+NAME: Final = 120
+"""Of a name: a model's, a session's, a label in a figure."""
+_MARK: Final = r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+_MARKS: Final = re.compile(f"({_MARK}{{3}}){_MARK}+")
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
-    """Without control characters and changes of writing direction, as in log lines; what is too long is cut."""
+    """Without control characters and changes of writing direction, as in log lines; what is too long is cut.
+
+    Of marks that are put on a letter a few stay: a heap of them would be drawn over the lines around it.
+    """
+    if not text.isascii():
+        text = _MARKS.sub(r"\1", text)
     if len(text) > longest:
         text = text[: longest - 3] + "..."
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -17,6 +17,8 @@ _STEPS: Final = tuple(
     )
 )
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_LEAST: Final = 1e-6
+"""A highest value below this is nothing."""
 _KILO: Final = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1, "B"))
 
 
@@ -62,7 +64,7 @@ class Scale(NamedTuple):
 
 def scale_of(highest: float, unit: str, most: int = 5) -> Scale:
     """A round axis that has room for the highest value. `unit` is ms, bytes, x or empty."""
-    highest = highest if math.isfinite(highest) and highest > 0 else 1.0
+    highest = highest if math.isfinite(highest) and highest > _LEAST else 1.0
     if unit == "ms":
         divisor, shown = (
             (3_600_000.0, "h")
