@@ -109,7 +109,7 @@ def _who(known: Known) -> str:
         return "No client was affected: no request came in that time."
     models = [one.name for one in hit.by_model if harmed(one)]
     if not hit.sessions_affected:
-        return f"No client was affected: all of {counted(hit.sessions_in_all, 'session')} got their answers in time."
+        return f"No client is known to have been affected: nothing of {counted(hit.sessions_in_all, 'session')} was refused, failed or late."
     return (
         f"{hit.sessions_affected:,} of {counted(hit.sessions_in_all, 'session')} were affected, with requests to"
         f" {listed(models)}; hit hardest: {listed([one.name for one in hit.sessions[:3] if harmed(one)])}."
@@ -170,12 +170,12 @@ def _helped(acts: Sequence[Act]) -> str:
     said = listed(
         [
             f"{counts[key]} {text}"
-            for key, text in (("yes", "had a better figure"), ("no", "had none"), ("unclear", "cannot be told"))
+            for key, text in (("yes", "with a better figure"), ("no", "without one"), ("unclear", "unclear"))
             if counts[key]
         ]
     )
     told = " ".join(f"{act.what.partition(' (')[0]}: {act.text}." for act in acts[:3])
-    return f"Of {counted(len(acts), 'act')} {said}. {told}"
+    return f"{counted(len(acts), 'act')}: {said}. {told}"
 
 
 def _cause(hypotheses: Sequence[Hypothesis]) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.report.actions import actions_of
@@ -27,7 +29,7 @@ from lmx_ledger.report.model import (
 )
 from lmx_ledger.report.over_time import burn, latency, memory, queue
 from lmx_ledger.report.requests import Seen, seen_in
-from lmx_ledger.report.text import LONGEST, NAME, harmless
+from lmx_ledger.report.text import LONGEST, NAME, WORD, harmless, plain
 from lmx_ledger.report.window import Window, during, guarded, notes_on, window_of
 from lmx_ledger.report.worst import worst_of
 
@@ -51,7 +53,7 @@ def assemble(
 
     They need not be all of the ledger's: whatever is missing is not told. No text in it can fool a terminal.
     """
-    incident = harmless(incident, LONGEST)
+    incident = _short(harmless(incident, LONGEST))
     timeline = [harmless(line, LONGEST) for line in timeline]
     hypotheses = [harmless(one, LONGEST) for one in hypotheses]
     window = window_of(incident, events)
@@ -96,6 +98,18 @@ def assemble(
         integrity=integrity,
     )
     return harmless(document)
+
+
+def _short(incident: Incident) -> Incident:
+    """What stands in every table, no longer than that has room for."""
+    return msgspec.structs.replace(
+        incident,
+        id=plain(incident.id, NAME),
+        title=plain(incident.title, 2 * NAME),
+        severity=plain(incident.severity, WORD),
+        status=plain(incident.status, WORD),
+        models=tuple(plain(model, NAME) for model in incident.models),
+    )
 
 
 def _header(incident: Incident, window: Window) -> Header:

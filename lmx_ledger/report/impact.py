@@ -11,7 +11,7 @@ from lmx_ledger.report.model import Budget, Impact, Promises
 from lmx_ledger.report.requests import Seen, percentile
 
 SESSIONS: Final = 15
-"""So many are told one by one, those hit hardest first."""
+"""So many that were affected are told one by one, those hit hardest first."""
 NO_MODEL: Final = "(no model)"
 NO_SESSION: Final = "(no session)"
 
@@ -37,11 +37,12 @@ def hit_by(requests: Sequence[Seen], promises: Promises) -> Hit:
     ranked = sorted(
         ((_harm(of, promises), name, of) for name, of in sessions.items()), key=lambda one: (-one[0], one[1])
     )
-    rest = [seen for _, _, of in ranked[SESSIONS:] for seen in of]
+    told = [one for one in ranked[:SESSIONS] if one[0]]
+    rest = [seen for _, _, of in ranked[len(told) :] for seen in of]
     return Hit(
         impact_of("all", requests, promises),
         [impact_of(name, of, promises) for name, of in sorted(models.items())],
-        [impact_of(name, of, promises) for _, name, of in ranked[:SESSIONS]],
+        [impact_of(name, of, promises) for _, name, of in told],
         impact_of("others", rest, promises) if rest else None,
         len(sessions),
         sum(1 for harm, _, _ in ranked if harm),

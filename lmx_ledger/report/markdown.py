@@ -8,10 +8,11 @@ from lmx_ledger.report.chart import BarChart, Chart, LaneChart, TimeChart
 from lmx_ledger.report.html import after, codes
 from lmx_ledger.report.model import Header, Impact, Postmortem
 from lmx_ledger.report.text import clock, figure, harmless, lasted, moment, plain
+from lmx_ledger.report.ticks import DAY
 
 _MARKUP: Final = re.compile(r"([\\`*_{}\[\]<>#|~!&@$])")
 _LINK: Final = re.compile(r"(?i)(://|www\.|mailto:)")
-_BLOCK: Final = re.compile(r"^(\s*)([-+=]|\d+[.)])")
+_BLOCK: Final = re.compile(r"^(\s*)([-+](?=\s)|[-+](?=[-+\s]*$)|-(?=-)|=|\d+[.)](?=\s|$))")
 _STATES: Final = 12
 _BLANK: Final = "_________"
 
@@ -48,7 +49,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[st
     yield f"| {' | '.join(columns)} |"
     yield f"|{' --- |' * len(columns)}"
     for row in rows:
-        yield f"| {' | '.join(escaped(cell) for cell in row)} |"
+        yield f"| {' | '.join(cell if cell == '-' else escaped(cell) for cell in row)} |"
     yield ""
 
 
@@ -114,9 +115,13 @@ def _impact(document: Postmortem) -> Iterator[str]:
         yield ""
         return
     yield from _table(("model", *_COLUMNS), map(_row, [*document.by_model, document.total]))
+    if not document.sessions:
+        yield f"None of {document.sessions_in_all:,} sessions was affected."
+        yield ""
+        return
     yield (
-        f"Of {document.sessions_in_all:,} sessions {document.sessions_affected:,} were affected;"
-        " those that were hit hardest:"
+        f"Those hit hardest of the {document.sessions_affected:,} sessions that were affected,"
+        f" of {document.sessions_in_all:,} in all:"
     )
     yield ""
     others = [document.others] if document.others else []
@@ -167,10 +172,15 @@ def _figures(charts: Sequence[Chart]) -> Iterator[str]:
 
 def _states(chart: LaneChart) -> Iterator[tuple[str, str]]:
     for lane in chart.lanes:
-        states = [f"{band.label} from {clock(band.from_us)}" for band in lane.bands[:_STATES]]
-        states += [f"{mark.label} at {clock(mark.at_us)}" for mark in lane.marks[:_STATES]]
+        states = [f"{band.label} from {_at(band.from_us, chart)}" for band in lane.bands[:_STATES]]
+        states += [f"{mark.label} at {_at(mark.at_us, chart)}" for mark in lane.marks[:_STATES]]
         left = len(lane.bands[_STATES:]) + len(lane.marks[_STATES:])
         yield lane.label, f"{', '.join(states)}{f' and {left} more' if left else ''}"
+
+
+def _at(at_us: int, chart: LaneChart) -> str:
+    """The time of day, with its date where there are several."""
+    return moment(at_us)[5:19] if chart.until_us - chart.from_us > DAY else clock(at_us)
 
 
 def _extremes(chart: TimeChart) -> Iterator[tuple[str, ...]]:
@@ -235,7 +245,10 @@ def _guard(document: Postmortem) -> Iterator[str]:
     yield ""
     yield from _table(
         ("UTC", "event", "act", "because of", "figure", "better?"),
-        ((clock(one.time), str(one.seq), one.what, one.why, one.text, one.helped) for one in document.acts),
+        (
+            (moment(one.time).removesuffix(" UTC"), str(one.seq), one.what, one.why, one.text, one.helped)
+            for one in document.acts
+        ),
     )
     if document.acts_left_out:
         yield f"{document.acts_left_out} more acts are in the ledger."

@@ -230,7 +230,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Postmortem(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `sessions` are those hit hardest; `others` is the sum of the rest, of `sessions_in_all`.
+    """All of it. `sessions` are those hit hardest, if any was; `others` is the sum of the rest, of `sessions_in_all`.
 
     `notes` are what a reader has to know to trust the rest: a clock that went back, events that are missing.
     """

@@ -8,7 +8,7 @@ from lmx_ledger.core.events import Recorded
 from lmx_ledger.report.chart import Band, Level, Mark, Series, TimeChart
 from lmx_ledger.report.model import Promises
 from lmx_ledger.report.requests import Seen
-from lmx_ledger.report.text import figure, listed
+from lmx_ledger.report.text import figure, listed, spelled
 from lmx_ledger.report.window import Point, Window, by_bucket, count_by_bucket
 
 _WINDOWS: Final = 3
@@ -18,7 +18,7 @@ _OUT: Final = "paging.out_finished"
 
 def latency(requests: Sequence[Seen], window: Window, bands: list[Band], promises: Promises) -> list[TimeChart]:
     """Time to the first token, and between tokens."""
-    every = figure(window.step_us / 1000, "ms")
+    every = spelled(window.step_us)
     first = [(seen.first_token_us, seen.ttft_ms) for seen in requests if seen.ttft_ms is not None]
     gaps = [(seen.end_us, seen.itl_ms) for seen in requests if seen.itl_ms is not None]
     return [
@@ -59,7 +59,7 @@ def queue(requests: Sequence[Seen], events: Sequence[Recorded], window: Window, 
     received = [seen.received_us for seen in requests if seen.received_us is not None]
     admitted = [seen.admitted_us for seen in requests if seen.admitted_us is not None]
     refused = [event.time_us for event in events if event.type == "request.rejected"]
-    every = figure(window.step_us / 1000, "ms")
+    every = spelled(window.step_us)
     return TimeChart(
         key="queue",
         title=f"Requests in each {every}",

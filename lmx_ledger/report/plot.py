@@ -5,7 +5,7 @@ from typing import Final
 from lmx_ledger.report.chart import Band, Series, TimeChart
 from lmx_ledger.report.frame import AXIS, RIGHT, ROW, WIDTH, Across, Key, legend, said, time_axis, triangle
 from lmx_ledger.report.svg import box, element, hint, label, line, number, patterns, picture
-from lmx_ledger.report.text import clock, figure
+from lmx_ledger.report.text import figure, moment
 from lmx_ledger.report.ticks import Scale, scale_of
 
 _LEFT: Final = 58.0
@@ -81,7 +81,7 @@ def _strips(bands: list[Band], across: Across, top: float) -> tuple[list[str], f
             ends.append(0.0)
         ends[row] = max(end, x + 2)
         y = top + 4 + row * ROW
-        told = f"{band.label}, {clock(band.from_us)} to {clock(band.until_us)} UTC"
+        told = f"{band.label}, {moment(band.from_us)} to {moment(band.until_us)}"
         drawn.append(box(x, y, max(end - x, 2.0), ROW - 3, f"bd {band.tone}", hint(told)))
         drawn.append(label(x + 4, y + 11.5, band.label, room=end - x - 6, class_=f"t in {band.tone}"))
     return drawn, len(ends) * ROW + (6 if ends else 0)
@@ -126,7 +126,7 @@ def _columns(chart: TimeChart, across: Across, scale: Scale, floor: float) -> li
             below = heights.get(at_us, 0.0)
             heights[at_us] = below + size
             width = max(end - x - (1.0 if end - x > 4 else 0.0), 0.8)
-            told = hint(f"{clock(at_us)} UTC: {series.label} {figure(value, chart.unit)}")
+            told = hint(f"{moment(at_us)}: {series.label} {figure(value, chart.unit)}")
             drawn.append(box(x, floor - below - size, width, size, FILLS[index % 3], told))
             if over:
                 drawn.append(box(x, floor - below - size, width, size, "ov", fill=f"url(#{chart.key}-{over})"))
@@ -145,7 +145,7 @@ def _marks(chart: TimeChart, across: Across, floor: float) -> list[str]:
     """One for each place; those that would lie on each other are counted."""
     places: dict[int, list[str]] = {}
     for mark in chart.marks:
-        places.setdefault(round(across.x(mark.at_us) / 3), []).append(f"{clock(mark.at_us)} UTC: {mark.label}")
+        places.setdefault(round(across.x(mark.at_us) / 3), []).append(f"{moment(mark.at_us)}: {mark.label}")
     return [
         triangle(place * 3.0, floor, hint(texts[0] if len(texts) == 1 else f"{texts[0]} (and {len(texts) - 1} more)"))
         for place, texts in sorted(places.items())

@@ -6,7 +6,7 @@ from lmx_ledger.report.chart import BarChart, LaneChart
 from lmx_ledger.report.frame import AXIS, RIGHT, WIDTH, Across, Key, legend, said, time_axis, triangle
 from lmx_ledger.report.plot import FILLS, OVER
 from lmx_ledger.report.svg import box, hint, label, line, patterns, picture
-from lmx_ledger.report.text import clock, figure
+from lmx_ledger.report.text import figure, moment
 from lmx_ledger.report.ticks import scale_of
 
 _LANE: Final = 26.0
@@ -46,14 +46,14 @@ def laned(chart: LaneChart) -> str:
         for band in lane.bands:
             x, end = across.x(band.from_us), across.x(band.until_us)
             width = max(end - x, 1.5)
-            told = hint(f"{lane.label}: {band.label}, {clock(band.from_us)} to {clock(band.until_us)} UTC")
+            told = hint(f"{lane.label}: {band.label}, {moment(band.from_us)} to {moment(band.until_us)}")
             drawn.append(box(x, y + 4, width, _LANE - 8, f"bd {band.tone}", told))
             if band.tone in TONE_OVER:
                 drawn.append(box(x, y + 4, width, _LANE - 8, "ov", fill=f"url(#{chart.key}-{TONE_OVER[band.tone]})"))
             drawn.append(label(x + 4, y + 17, band.label, room=width - 7, class_=f"t in {band.tone}"))
         places: dict[int, list[str]] = {}
         for mark in lane.marks:
-            places.setdefault(round(across.x(mark.at_us) / 3), []).append(f"{clock(mark.at_us)} UTC: {mark.label}")
+            places.setdefault(round(across.x(mark.at_us) / 3), []).append(f"{moment(mark.at_us)}: {mark.label}")
         for place, texts in sorted(places.items()):
             more = f" (and {len(texts) - 1} more)" if len(texts) > 1 else ""
             drawn.append(triangle(place * 3.0, y + 21, hint(f"{texts[0]}{more}")))

@@ -12,6 +12,8 @@ LONGEST: Final = 400
 """Characters of a text that was given: what is longer is a client's, or an error's, and is in the ledger."""
 LONGEST_OF_OURS: Final = 6_000
 """Of one that is put together here from several of those."""
+WORD: Final = 30
+"""Of a word from a short list, a severity."""
 NAME: Final = 120
 """Of a name: a model's, a session's, a label in a figure."""
 _MARK: Final = r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
@@ -85,6 +87,14 @@ def figure(value: float | None, unit: str) -> str:
         return f"{value:.3g}x" if abs(value) < 1000 else f"{value:.0f}x"
     text = f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
     return f"{text} {unit}".strip()
+
+
+def spelled(span_us: int) -> str:
+    """A round span as in "each ...": `hour`, `30 seconds`, `5 minutes`."""
+    for unit, size in (("day", 86_400_000_000), ("hour", 3_600_000_000), ("minute", 60_000_000), ("second", 1_000_000)):
+        if span_us % size == 0:
+            return unit if span_us == size else f"{span_us // size:,} {unit}s"
+    return figure(span_us / 1000, "ms")
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:

@@ -22,7 +22,7 @@ class Book:
         self.events: list[Recorded] = []
         self._next = first_seq
 
-    def add(self, kind: str, at_s: float, **fields: Any) -> int:
+    def add(self, kind: str, at_s: float, /, **fields: Any) -> int:
         """`at_s` counts from the start of the trouble; `request`, `session`, `model` are the event's own."""
         named = {key: fields.pop(key, None) for key in ("request", "session", "model", "incident", "cause")}
         seq, self._next = self._next, self._next + 1
