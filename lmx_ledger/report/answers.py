@@ -109,7 +109,8 @@ def _who(known: Known) -> str:
         return "No client was affected: no request came in that time."
     models = [one.name for one in hit.by_model if harmed(one)]
     if not hit.sessions_affected:
-        return f"No client is known to have been affected: nothing of {counted(hit.sessions_in_all, 'session')} was refused, failed or late."
+        sessions = counted(hit.sessions_in_all, "session")
+        return f"No client is known to have been affected: nothing of {sessions} was refused, failed or late."
     return (
         f"{hit.sessions_affected:,} of {counted(hit.sessions_in_all, 'session')} were affected, with requests to"
         f" {listed(models)}; hit hardest: {listed([one.name for one in hit.sessions[:3] if harmed(one)])}."

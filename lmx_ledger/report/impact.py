@@ -9,6 +9,7 @@ import msgspec
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.report.model import Budget, Impact, Promises
 from lmx_ledger.report.requests import Seen, percentile
+from lmx_ledger.report.text import CODE, plain
 
 SESSIONS: Final = 15
 """So many that were affected are told one by one, those hit hardest first."""
@@ -83,7 +84,7 @@ def _harm(requests: Sequence[Seen], promises: Promises) -> int:
 
 
 def _by_code(requests: Sequence[Seen], outcome: str) -> dict[str, int]:
-    return dict(sorted(Counter(seen.code for seen in requests if seen.outcome == outcome).items()))
+    return dict(sorted(Counter(plain(seen.code, CODE) for seen in requests if seen.outcome == outcome).items()))
 
 
 def budgets_of(events: Sequence[Recorded], inside: Sequence[Recorded]) -> list[Budget]:

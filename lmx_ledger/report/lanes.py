@@ -110,10 +110,11 @@ def lanes_of(incident: Incident, events: Sequence[Recorded], window: Window) -> 
 
 
 def _incident(incident: Incident, window: Window) -> list[Band]:
+    rest = ("open", "bad") if incident.mitigated_us is None else ("mitigated", "busy")
     ends = [
         (incident.detected_us, "unnoticed", "plain"),
         (incident.mitigated_us, "open", "bad"),
-        (incident.resolved_us, "mitigated" if incident.mitigated_us is not None else "open", "busy"),
+        (incident.resolved_us, *rest),
     ]
     bands, at_us = list[Band](), incident.started_us
     for end_us, name, tone in ends:
@@ -121,8 +122,7 @@ def _incident(incident: Incident, window: Window) -> list[Band]:
             bands.append(Band(from_us=at_us, until_us=end_us, label=name, tone=tone))
             at_us = end_us
     if incident.resolved_us is None and window.until_us > at_us:
-        name, tone = ("open", "bad") if incident.mitigated_us is None else ("mitigated", "busy")
-        bands.append(Band(from_us=at_us, until_us=window.until_us, label=name, tone=tone))
+        bands.append(Band(from_us=at_us, until_us=window.until_us, label=rest[0], tone=rest[1]))
     return bands
 
 

@@ -14,6 +14,8 @@ LONGEST_OF_OURS: Final = 6_000
 """Of one that is put together here from several of those."""
 WORD: Final = 30
 """Of a word from a short list, a severity."""
+CODE: Final = 60
+"""Of an error's code."""
 NAME: Final = 120
 """Of a name: a model's, a session's, a label in a figure."""
 _MARK: Final = r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
