@@ -1,10 +1,15 @@
 """What a postmortem says of a paging storm, of a flood, of nothing, and of incidents that are not over."""
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from lmx_ledger.core.events import Recorded
+from lmx_ledger.core.events import CATALOGUE, Event, Recorded
+from lmx_ledger.core.examples import EXAMPLES
+from lmx_ledger.ledger.filter import EventFilter
+from lmx_ledger.ledger.query import Reader
 from lmx_ledger.report.answers import QUESTIONS
 from lmx_ledger.report.assemble import assemble
 from lmx_ledger.report.chart import TimeChart
@@ -12,9 +17,10 @@ from lmx_ledger.report.html import html
 from lmx_ledger.report.markdown import escaped, markdown
 from lmx_ledger.report.model import Postmortem, Promises
 from lmx_ledger.report.write import json_of, read_json
+from tests.ledger.parts import write
 from tests.report import parts
 from tests.report.parts import CHAT, CODER, SECOND, START_US
-from tests.report.reading import text_of
+from tests.report.reading import Page, text_of
 
 
 def storm(events: list[Recorded] | None = None, **changed: Any) -> Postmortem:
@@ -250,3 +256,25 @@ def test_events_of_a_newer_program_are_no_obstacle() -> None:
     fields = {f: getattr(events[0], f) for f in events[0].__struct_fields__}
     strange = Recorded(**{**fields, "seq": events[-1].seq + 1, "type": "guard.something_new", "data": {"a": [1]}})
     assert storm([*events, strange]).total == storm(events).total
+
+
+def test_every_type_of_event_that_a_real_ledger_has_is_taken(tmp_path: Path) -> None:
+    named: dict[str, Any] = {"request": parts.request_id(1), "session": "s", "model": CHAT}
+    ledger = tmp_path / "ledger.db"
+    write(ledger, *(Event(data=data, stream="daemon", **named) for data in EXAMPLES))
+    events = Reader.open(ledger).events(EventFilter(limit=1_000))
+    around = {"started_us": events[0].time_us, "detected_us": events[0].time_us, "resolved_us": events[-1].time_us}
+    document = storm(events, acknowledged_us=None, mitigated_us=None, **around)
+    assert document.total.requests == 1
+    assert {action.rule for action in document.actions} >= {"worker_crashes", "heat", "swapping", "disk", "load_failed"}
+    assert not Page(html(document)).open
+    assert markdown(document)
+
+
+def test_each_event_alone_is_enough_for_a_report() -> None:
+    book = parts.Book()
+    for data in EXAMPLES:
+        kind = next(name for name, row in CATALOGUE.items() if row.data is type(data))
+        book.add(kind, 10, **msgspec.to_builtins(data))
+    for event in book.events:
+        assert html(storm([event]))

@@ -4,6 +4,7 @@ import re
 from itertools import pairwise
 from xml.etree import ElementTree as Xml
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -71,17 +72,38 @@ def test_an_axis_has_room_for_its_highest_value(highest: float, unit: str) -> No
     assert len(labels) == len(set(labels)) <= 8
 
 
+def held(svg: str) -> None:
+    """No text lies on another of its line, and none leaves the figure."""
+    wide, high = map(float, Xml.fromstring(svg).attrib["viewBox"].split()[2:])
+    found = sorted(texts(svg), key=lambda one: (one[2], one[0]))
+    for left, right, y, text in found:
+        assert left >= -0.5, text
+        assert right <= wide + 0.5, text
+        assert 8 <= float(y) <= high, text
+    for one, other in pairwise(found):
+        assert one[2] != other[2] or one[1] <= other[0] + 0.5, (one, other)
+
+
 @pytest.mark.parametrize("span", SPANS)
 def test_no_label_lies_on_another_or_leaves_the_figure(span: str) -> None:
     values: list[float | None] = [5.0, 40.0, None, 12.0, 90.0]
-    svg = drawn(chart(SPANS[span], values, levels=[Level(label="objective", value=60.0)]))
-    wide = float(Xml.fromstring(svg).attrib["viewBox"].split()[2])
-    found = sorted(texts(svg), key=lambda one: (one[2], one[0]))
-    for left, right, _, text in found:
-        assert left >= -0.5, text
-        assert right <= wide + 0.5, text
-    for one, other in pairwise(found):
-        assert one[2] != other[2] or one[1] <= other[0] + 0.5, (one, other)
+    held(drawn(chart(SPANS[span], values, levels=[Level(label="objective", value=60.0)])))
+
+
+@pytest.mark.parametrize("stretched", [1, 60, 3_000], ids=["minutes", "hours", "weeks"])
+@pytest.mark.parametrize("model", ["m", "qwen3-coder-30b", "W" * 300, "模型" * 80], ids=["short", "usual", "W", "wide"])
+def test_every_figure_of_a_storm_has_its_texts_apart(stretched: int, model: str) -> None:
+    events = [
+        msgspec.structs.replace(
+            event,
+            time_us=parts.START_US + (event.time_us - parts.START_US) * stretched,
+            model=event.model and f"{model}{event.model[:1]}",
+        )
+        for event in parts.paging_storm()
+    ]
+    until_us = parts.START_US + 900 * parts.SECOND * stretched
+    for one in assemble(parts.incident(resolved_us=until_us, mitigated_us=None), [], [], events).figures:
+        held(drawn(one))
 
 
 def test_every_figure_has_a_title_and_a_description_that_it_names() -> None:
