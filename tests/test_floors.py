@@ -13,6 +13,7 @@ FLOORS = [
     "bench",
     "daemon",
     "server",
+    "report",
     "incident",
     "slo",
     "serving",
