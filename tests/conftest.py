@@ -14,11 +14,16 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from hypothesis import settings
 
 from tests.models import write_chain_model, write_test_model
 
 # A shell that starts the suite in the background has its children ignore SIGINT, and they pass that on to theirs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says something of the machine only.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _START_S = 60
 _STOP_S = 30

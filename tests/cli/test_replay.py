@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from lmx_ledger.bench.model import Shape, write_bench_model
 from lmx_ledger.cli.main import lmx
+from lmx_ledger.core.clock import rfc3339, utc_us
 from tests.conftest import RunningDaemon
 from tests.daemon.test_budget import MB, ask, config, text
 
@@ -42,6 +43,7 @@ def test_a_storm_is_decided_again_as_it_was_and_does_not_come_with_more_memory(s
     same = told(*here)
     assert same["decisions"] > 3
     assert (same["different"], same["differences"]) == (0, [])
+    here = (*here, "--until", rfc3339(utc_us()))
     roomy = told(*here, "--set", "memory.limit=200MB")
     plans = [row for row in roomy["differences"] if row["kind"] == "plan"]
     assert len(plans) == len(storm.events(type="paging.planned"))

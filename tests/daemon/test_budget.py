@@ -150,8 +150,8 @@ def test_two_daemons_of_one_home_share_one_account(start_daemon: Start, model: P
     second = RunningDaemon(first.home, config(70 * MB, ("a", model, "")))
     try:
         second.wait_ready()
-        # Together they may have passed the threshold: then a layer of what is idle has gone.
-        assert memory(second)["others_bytes"] > 0.8 * WEIGHTS
+        # Together they may have passed the threshold: then layers of what is idle have gone.
+        assert memory(second)["others_bytes"] > WEIGHTS / 2
         assert memory(first)["used_bytes"] <= 70 * MB
         text(ask(second, "a", 1))
         assert memory(second)["used_bytes"] <= 70 * MB

@@ -100,7 +100,7 @@ def test_a_worker_that_dies_in_a_stream_costs_it_no_token(own_daemon: RunningDae
 
 
 def test_an_answer_that_is_not_streamed_is_whole_too(own_daemon: RunningDaemon) -> None:
-    body = {**ENDLESS, "max_tokens": 1000}
+    body = {**ENDLESS, "max_tokens": 3000}
     undisturbed = own_daemon.post("/v1/chat/completions", body).json()["choices"][0]
     answers: list[httpx.Response] = []
     asking = threading.Thread(target=lambda: answers.append(own_daemon.post("/v1/chat/completions", body)))

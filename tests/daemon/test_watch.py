@@ -203,6 +203,7 @@ async def test_a_sample_is_kept_once_a_minute_and_when_the_sensor_is_back(tmp_pa
         "available_bytes": 28 * GB,
         "cgroup_limit_bytes": None,
         "cgroup_used_bytes": None,
+        "figures": None,
         "swap_used_bytes": 5,
         "swap_in_bytes": None,
         "swap_out_bytes": None,
