@@ -102,6 +102,19 @@ class Connection:
             self._check(response)
             return self._json(response)
 
+    def get_bytes(self, path: str, params: Mapping[str, Any] | None = None) -> bytes:
+        """What a GET that succeeded gives, whatever it is.
+
+        Raises:
+            NoDaemon: nobody listens there.
+            Refused: the answer is an error.
+            Failure: no answer in time.
+        """
+        with self._explained(), self._client() as client:
+            response = client.get(path, params=params)
+            self._check(response)
+            return response.content
+
     def get_all(
         self, asked: Sequence[tuple[str, Mapping[str, Any] | None]], *, patience_s: float = _PATIENCE_S
     ) -> list[Any]:

@@ -1,5 +1,6 @@
 """`lmx incidents`: what was wrong, since when, whom it hit, what may have caused it, and what happened one by one."""
 
+import enum
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -8,10 +9,10 @@ from urllib.parse import quote
 
 import typer
 
-from lmx_ledger.cli.connection import Connection, Failure, NoDaemon
+from lmx_ledger.cli.connection import Connection, Failure, NoDaemon, home_folder
 from lmx_ledger.cli.display import harmless, note, on_terminal, print_json, terminal
 from lmx_ledger.cli.events import moment
-from lmx_ledger.cli.options import ApiKey, AsJson, Home, Url
+from lmx_ledger.cli.options import ApiKey, AsJson, ConfigFile, Home, Url
 from lmx_ledger.cli.source import ledger_file, note_file
 from lmx_ledger.core.clock import parse_rfc3339, utc_us
 
@@ -23,6 +24,15 @@ EXAMPLE: Final = "Example: lmx incidents list"
 
 _ABOUT: Final = "Incidents: what was wrong, whom it hit, what may have caused it."
 _STATUSES: Final = ("open", "mitigated", "resolved", "closed", "merged")
+
+
+class Form(enum.StrEnum):
+    """Of a report."""
+
+    MD = "md"
+    HTML = "html"
+    JSON = "json"
+
 
 group = typer.Typer(help=_ABOUT, epilog=EXAMPLE, no_args_is_help=True, rich_markup_mode="rich")
 
@@ -120,6 +130,43 @@ def show_timeline(
             typer.echo("\t".join(harmless(str(field)) for field in fields))
 
 
+@group.command("report", epilog="Example: lmx incidents report last --format html --out report.html")
+def report(
+    id: Id,  # noqa: A002
+    form: Annotated[
+        Form | None, typer.Option("--format", help="md, html (one file, offline) or json.", show_default="md")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there.")] = None,
+    home: Home = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Write its postmortem: what happened, whom it hit, timeline, figures, hypotheses, what the guard did, actions.
+
+    --config is read where no daemon answers, for the objectives.
+    """
+    wanted = "json" if as_json else (form or Form.MD).value
+    connection = Connection(url, api_key)
+    try:
+        body = connection.get_bytes(f"/lmx/incidents/{quote(id, safe='')}/report", {"format": wanted})
+    except NoDaemon:
+        body = _offline(
+            connection,
+            home,
+            lambda file, reader, known: _report(file, reader, _named(known, id), wanted, config, home),
+        )
+    if out is None:
+        typer.echo(body.decode(), nl=False)
+        return
+    try:
+        out.write_bytes(body)
+    except OSError as error:
+        raise Failure(f"{out} cannot be written: {error.strerror}") from None
+    typer.echo(f"Written to {out}.")
+
+
 @group.command("ack", epilog="Example: lmx incidents ack last")
 def acknowledge(id: Id, as_json: AsJson = False, url: Url = None, api_key: ApiKey = None) -> None:  # noqa: A002
     """Say that somebody looks after it."""
@@ -190,6 +237,17 @@ def _named(known: "list[Incident]", name: str) -> "Incident":
     if found is None:
         raise Failure(f"there is no incident {harmless(name[:80])!r}; the known ones: lmx incidents list")
     return found
+
+
+def _report(
+    file: Path, reader: "Reader", incident: "Incident", form: str, config: Path | None, home: Path | None
+) -> bytes:
+    from lmx_ledger.core.config import load_config  # noqa: PLC0415
+    from lmx_ledger.report.from_ledger import as_form, postmortem  # noqa: PLC0415
+
+    own = home_folder(home) / "config.toml"
+    slo = load_config(config or (own if own.is_file() else None)).slo
+    return as_form(postmortem(file, reader, incident, slo, utc_us()), form)
 
 
 def _told(file: Path, reader: "Reader", incident: "Incident") -> dict[str, Any]:

@@ -86,6 +86,17 @@ def audit(ledger: Path) -> Audit:
     )
 
 
+def head_of(ledger: Path) -> tuple[int, bytes] | None:
+    """Seq and hash of the newest event; None where there is none.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    with closing(connect_to_read(ledger)) as connection:
+        row = connection.execute("SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1").fetchone()
+    return None if row is None else (int(row[0]), bytes(row[1]))
+
+
 def _hash_at(connection: sqlite3.Connection, seq: int) -> bytes | None:
     row = connection.execute("SELECT hash FROM event WHERE seq = ?", (seq,)).fetchone()
     return row[0] if row else None

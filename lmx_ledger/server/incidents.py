@@ -12,6 +12,7 @@ from lmx_ledger.core.reading import read_moment
 from lmx_ledger.incident.account import distrust, openers, told, told_timeline, window
 from lmx_ledger.incident.fold import STATUSES, Incident
 from lmx_ledger.ledger.store import LedgerError
+from lmx_ledger.report.from_ledger import FORMS, as_form, postmortem
 from lmx_ledger.server.context import Context
 from lmx_ledger.server.operator import asked, json_of, unavailable
 
@@ -50,6 +51,14 @@ def blueprint(context: Context) -> Blueprint:
     async def line(name: str) -> Response:
         return json_of(await asked(_timeline, context, await _find(context, name)))
 
+    @face.get("/lmx/incidents/<name>/report")
+    async def report(name: str) -> Response:
+        form = request.args.get("format", "md")
+        if form not in FORMS:
+            raise InvalidRequest(f"format is one of {', '.join(FORMS)}", param="format")
+        body = await asked(_report, context, await _find(context, name), form)
+        return Response(body, content_type=FORMS[form])
+
     @face.post("/lmx/incidents/<name>/ack")
     async def acknowledge(name: str) -> Response:
         return await _ordered(context, name, "incidents.ack", context.incidents.acknowledge)
@@ -76,6 +85,11 @@ async def _find(context: Context, name: str) -> Incident:
         return await context.incidents.find(name)
     except LedgerError as error:
         raise unavailable(error) from error
+
+
+def _report(context: Context, incident: Incident, form: str) -> bytes:
+    document = postmortem(context.ledger.path, context.reader, incident, context.config.slo, utc_us())
+    return as_form(document, form)
 
 
 def _told(context: Context, incident: Incident) -> dict[str, Any]:

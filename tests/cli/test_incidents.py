@@ -172,3 +172,27 @@ def test_a_daemon_tells_of_incidents_and_takes_orders(
     with pytest.raises(Exception, match="400"):
         running.get("/lmx/incidents", params={"status": "loud"})
     assert len(running.get("/lmx/incidents", params={"status": "closed", "since": "1h"})["incidents"]) == 1
+
+
+@pytest.mark.parametrize("form", ["md", "html", "json"])
+def test_its_postmortem_is_written_the_same_twice(home: Path, tmp_path: Path, form: str) -> None:
+    written = []
+    for name in ("one", "two"):
+        file = tmp_path / name
+        done = lmx(
+            *("incidents", "report", "last", "--format", form, "--out", str(file), "--url", nowhere()), home=home
+        )
+        assert done.returncode == 0, done.stderr
+        written.append(file.read_bytes())
+    assert written[0] == written[1]
+    text = written[0].decode()
+    assert "The worker of m0 hung" in text
+    assert "lmx ledger verify" in text
+    # What a page would fetch or run.
+    assert not re.search(r"<script|<link|src=|@import", text)
+
+
+def test_a_report_that_cannot_be_written_says_why(home: Path, tmp_path: Path) -> None:
+    done = lmx("incidents", "report", "last", "--out", str(tmp_path / "no" / "x"), "--url", nowhere(), home=home)
+    assert (done.returncode, "cannot be written: No such file or directory" in done.stderr) == (1, True)
+    assert lmx("incidents", "report", "inc_none", "--url", nowhere(), home=home).returncode == 1

@@ -43,15 +43,15 @@ def test_a_storm_is_decided_again_as_it_was_and_does_not_come_with_more_memory(s
     same = told(*here)
     assert same["decisions"] > 3
     assert (same["different"], same["differences"]) == (0, [])
-    here = (*here, "--until", rfc3339(utc_us()))
-    roomy = told(*here, "--set", "memory.limit=200MB")
+    stretch = (*here, "--until", rfc3339(utc_us()))
+    roomy = told(*stretch, "--set", "memory.limit=200MB")
     plans = [row for row in roomy["differences"] if row["kind"] == "plan"]
     assert len(plans) == len(storm.events(type="paging.planned"))
     assert {row["replayed"] for row in plans} == {None}
-    shown = run(*here, "--set", "memory.limit=200MB").stdout
+    shown = run(*stretch, "--set", "memory.limit=200MB").stdout
     assert "With memory.limit = 200000000:" in shown
     assert storm.stop() == 0
-    assert told("--home", str(storm.home), *here, "--set", "memory.limit=200MB") == roomy
+    assert told("--home", str(storm.home), *stretch, "--set", "memory.limit=200MB") == roomy
 
 
 def test_nothing_decided_is_said_and_what_cannot_be_set_is_refused(daemon: RunningDaemon) -> None:
