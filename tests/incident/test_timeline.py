@@ -5,8 +5,8 @@ from typing import Any
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.incident.account import affected, times
-from lmx_ledger.incident.fold import Incident
 from lmx_ledger.incident.rank import rank
+from lmx_ledger.incident.state import Incident
 from lmx_ledger.incident.timeline import Line, bounds, timeline
 from tests.incident.parts import BEGIN_US, SECOND_US, Replayed, story
 from tests.incident.test_lifecycle import HOT, M0, alerted, exited, restarted, stage
