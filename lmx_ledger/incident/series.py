@@ -52,6 +52,7 @@ class Seconds:
         self._disk: dict[int, tuple[float, float]] = {}
         self._waiting: dict[str, tuple[int, str]] = {}
         self._seen: set[str] = set()
+        self._rules: dict[str, Any] | None = None
         self._on: dict[str, int] = {}
         for event in events:
             act = _ACTS.get(event.type)
@@ -207,8 +208,14 @@ class Seconds:
             self._begin(OTHERS, event, event.time_us)
 
     def _configured(self, event: Recorded) -> None:
-        if event.type != "config.changed" or event.data["changed"] or event.data["error"]:
-            self._add(CONFIG, event)
+        if event.type == "config.loaded":
+            # A start is no change; one with other rules than the run before had is.
+            known, self._rules = self._rules, event.data["changed"]
+            if known is None or known == self._rules:
+                return
+        elif event.type == "config.changed" and not (event.data["changed"] or event.data["error"]):
+            return
+        self._add(CONFIG, event)
 
 
 _ACTS: Final[dict[str, Any]] = {
@@ -232,5 +239,6 @@ _ACTS: Final[dict[str, Any]] = {
     "guard.threshold_breached": Seconds._limit,
     "guard.threshold_cleared": Seconds._limit,
     "config.changed": Seconds._configured,
+    "config.loaded": Seconds._configured,
     "model.load_failed": Seconds._configured,
 }

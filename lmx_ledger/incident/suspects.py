@@ -263,6 +263,10 @@ def _configuration(by_seq: Events, seconds: Seconds, _: int, incident: Incident)
     last = by_seq[wanted[-1]]
     if last.type == "model.load_failed":
         text = f"{last.model} cannot be loaded from {last.data['path']}: {last.data['error']}"
+    elif last.type == "config.loaded":
+        text = (
+            f"The daemon was started with another configuration shortly before ({last.data['source'] or 'defaults'})."
+        )
     elif last.data["error"]:
         text = f"A configuration was read that is wrong: {last.data['error']}"
     else:
