@@ -75,6 +75,12 @@ class Seconds:
             sums.append(max(total, 0.0))
         return sums[::-1]
 
+    def first(self, name: str, at: int) -> int:
+        """Of a change that `ahead` shows at that second: the second in which more came than ever before it."""
+        values = self.counts(name)
+        most = max(values[:at], default=0.0)
+        return next((n for n in range(at, min(at + AHEAD_S, self.count)) if values[n] > most), at)
+
     def series(self, name: str) -> Sequence[float | None]:
         """The series of that name, to look for changes in; of what is counted, see `ahead`."""
         if name == TTFT:

@@ -68,7 +68,7 @@ def jump_of(seconds: Seconds, by_seq: Events, name: str, quiet: int, least: floa
     change = rise(seconds.ahead(name), quiet, least=least)
     if change is None:
         return None
-    begin = seconds.time_us(change.at)
+    begin = seconds.time_us(seconds.first(name, change.at))
     seqs = [seq for seq in seconds.seqs[name] if by_seq[seq].time_us >= begin]
     if not seqs:
         return None
