@@ -8,8 +8,8 @@ from typing import Any, Final
 from lmx_ledger.bench.measure import Figure
 from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.events import CATALOGUE, Recorded, Severity
-from lmx_ledger.incident.fold import OPEN, Incident
 from lmx_ledger.incident.rank import rank
+from lmx_ledger.incident.state import OPEN, Incident
 from lmx_ledger.incident.timeline import timeline
 
 EVENTS: Final = 100_000

@@ -47,9 +47,9 @@ def show_list(console: Console, found: list[dict[str, Any]]) -> None:
 
 def _table(found: list[dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("incident", "status", "severity", "began", "lasted"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("what", overflow="ellipsis", no_wrap=True, ratio=1)
+    for name, width in (("incident", _ID), ("status", 9), ("severity", 8), ("began", 14), ("lasted", 7)):
+        table.add_column(name, no_wrap=True, min_width=width)
+    table.add_column("what", overflow="ellipsis", no_wrap=True)
     for one in found:
         table.add_row(
             Text(harmless(one["id"]), style="cyan"),

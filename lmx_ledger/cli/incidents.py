@@ -17,7 +17,7 @@ from lmx_ledger.cli.source import ledger_file, note_file
 from lmx_ledger.core.clock import parse_rfc3339, utc_us
 
 if TYPE_CHECKING:
-    from lmx_ledger.incident.fold import Incident
+    from lmx_ledger.incident.state import Incident
     from lmx_ledger.ledger.query import Reader
 
 EXAMPLE: Final = "Example: lmx incidents list"
@@ -228,7 +228,7 @@ def _offline(connection: Connection, home: Path | None, ask: "Callable[[Path, Re
 
 
 def _named(known: "list[Incident]", name: str) -> "Incident":
-    from lmx_ledger.incident.fold import find  # noqa: PLC0415
+    from lmx_ledger.incident.state import find  # noqa: PLC0415
 
     try:
         found = find(known, name)

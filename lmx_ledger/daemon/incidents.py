@@ -13,8 +13,9 @@ from lmx_ledger.core.ids import new_ulid
 from lmx_ledger.core.settings import Settings
 from lmx_ledger.incident.announce import announced, of_incident, opened
 from lmx_ledger.incident.dating import LOOK_BACK_S, Began, began
-from lmx_ledger.incident.fold import CLOSED, Incident, IncidentsFold, State
+from lmx_ledger.incident.fold import IncidentsFold
 from lmx_ledger.incident.lifecycle import Decision, Opened, Policy, decide
+from lmx_ledger.incident.state import CLOSED, Incident, State
 from lmx_ledger.ledger.causes import event_at
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.fold import state_at

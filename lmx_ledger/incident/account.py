@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lmx_ledger.core.events import Recorded
-from lmx_ledger.incident.fold import Incident
 from lmx_ledger.incident.rank import Hypothesis, rank
 from lmx_ledger.incident.series import REFUSALS
+from lmx_ledger.incident.state import Incident
 from lmx_ledger.incident.timeline import Line, bounds, timeline
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.history import History

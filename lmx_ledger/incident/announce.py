@@ -6,7 +6,6 @@ from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.events import Severity
 from lmx_ledger.incident.dating import Began
-from lmx_ledger.incident.fold import Incident
 from lmx_ledger.incident.lifecycle import (
     Absorbed,
     Closed,
@@ -19,6 +18,7 @@ from lmx_ledger.incident.lifecycle import (
     Resolved,
     merged_title,
 )
+from lmx_ledger.incident.state import Incident
 from lmx_ledger.incident.symptom import Symptom
 
 REHEARSED = "drill: "

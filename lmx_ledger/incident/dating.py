@@ -96,6 +96,7 @@ def _lasts(values: Sequence[float | None], change: Change, least: float) -> bool
 
 def _exactly(events: Sequence[Recorded], name: str, seconds: Seconds, change: Change) -> int:
     """To the event rather than to the second, where the series counts events."""
-    begin = seconds.time_us(change.at)
-    wanted = set(seconds.seqs[name]) if name not in {s.TTFT, s.DISK} else set()
+    if name in {s.TTFT, s.DISK}:
+        return seconds.time_us(change.at)
+    begin, wanted = seconds.time_us(seconds.first(name, change.at)), set(seconds.seqs[name])
     return next((e.time_us for e in events if e.seq in wanted and e.time_us >= begin), begin)

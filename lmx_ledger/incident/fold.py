@@ -5,132 +5,15 @@ from typing import Any, Final
 
 import msgspec
 
-from lmx_ledger.core.clock import parse_rfc3339, rfc3339
+from lmx_ledger.core.clock import parse_rfc3339
 from lmx_ledger.core.events import Recorded, Severity
-from lmx_ledger.incident.symptom import BEGINS, CHAIN, EFFECTS, ENDS, Symptom, begun, ended
-
-OPEN: Final = "open"
-MITIGATED: Final = "mitigated"
-RESOLVED: Final = "resolved"
-CLOSED: Final = "closed"
-MERGED: Final = "merged"
-STATUSES: Final = (OPEN, MITIGATED, RESOLVED, CLOSED, MERGED)
+from lmx_ledger.incident.state import CLOSED, MERGED, MITIGATED, OPEN, RESOLVED, Incident, State
+from lmx_ledger.incident.symptom import BEGINS, CHAIN, ENDS, Symptom, begun, ended
 
 _KEPT_ENDED: Final = 500
 _KEPT_ROOTS: Final = 512
+_PAST_US: Final = 600_000_000
 _KEPT_SYMPTOMS: Final = 256
-
-
-class Incident(msgspec.Struct, frozen=True):
-    """One fault. Times are the ledger's, but for `at_us`, `changed_us` and `calm_us`, which are the fold's own clock.
-
-    `events` are the seqs of its symptoms, `signs` and `roots` what it is known again by. `into` is the incident that it
-    is a part of, `merged` are those that are a part of it. `machine_wide`: one of its faults is no model's.
-    """
-
-    id: str
-    title: str
-    severity: Severity
-    status: str
-    models: tuple[str, ...]
-    events: tuple[int, ...]
-    symptoms: tuple[str, ...]
-    started_us: int
-    detected_us: int
-    at_us: int
-    changed_us: int
-    opened_seq: int
-    how: str = "event"
-    calm_us: int = 0
-    acknowledged_us: int | None = None
-    mitigated_us: int | None = None
-    resolved_us: int | None = None
-    closed_us: int | None = None
-    reopened: int = 0
-    reopened_us: int | None = None
-    drill: int | None = None
-    merged: tuple[str, ...] = ()
-    into: str | None = None
-    signs: tuple[str, ...] = ()
-    roots: tuple[int, ...] = ()
-    machine_wide: bool = False
-
-    @property
-    def effects_only(self) -> bool:
-        """Whether nothing but what others notice of a fault is known of it."""
-        return all(kind in EFFECTS for kind in self.symptoms)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing is wrong any more."""
-        return self.status in {RESOLVED, CLOSED, MERGED}
-
-    @property
-    def ended_us(self) -> int | None:
-        """When its symptoms had gone for the last time; None while there is one."""
-        return None if self.status == OPEN else self.mitigated_us
-
-    def public(self) -> dict[str, Any]:
-        """As `/lmx/incidents` has it."""
-        return {
-            "id": self.id,
-            "title": self.title,
-            "severity": self.severity.label,
-            "status": self.status,
-            "drill": self.drill is not None,
-            "models": list(self.models),
-            "symptoms": list(self.symptoms),
-            "events": list(self.events),
-            "started_at": rfc3339(self.started_us),
-            "started_by": self.how,
-            "detected_at": rfc3339(self.detected_us),
-            "acknowledged_at": _time(self.acknowledged_us),
-            "mitigated_at": _time(self.mitigated_us),
-            "resolved_at": _time(self.resolved_us),
-            "closed_at": _time(self.closed_us),
-            "reopened": self.reopened,
-            "reopened_at": _time(self.reopened_us),
-            "merged": list(self.merged),
-            "merged_into": self.into,
-            "event": self.opened_seq,
-        }
-
-
-class State(msgspec.Struct, frozen=True):
-    """Incidents by id: `incidents` may still change by themselves, `ended` are closed or part of another one.
-
-    `at_us` is a clock that goes as the ledger's times do, and never back: where the machine's was set back, it stands.
-    """
-
-    incidents: dict[str, Incident] = {}
-    ended: dict[str, Incident] = {}
-    symptoms: dict[str, Symptom] = {}
-    roots: dict[int, int] = {}
-    at_us: int = 0
-    time_us: int = 0
-
-    def all(self) -> list[Incident]:
-        """The newest first."""
-        return sorted((*self.incidents.values(), *self.ended.values()), key=lambda one: one.id, reverse=True)
-
-    def find(self, name: str) -> Incident | None:
-        """See `find`."""
-        return find(self.all(), name)
-
-
-def find(known: Sequence[Incident], name: str) -> Incident | None:
-    """Of those, the newest first: by id, by a beginning of an id that only one has, or `last`; with or without `inc_`.
-
-    Raises:
-        LookupError: several begin so; the message names some.
-    """
-    if name == "last":
-        return next((one for one in known if one.into is None), None)
-    wanted = f"inc_{name.removeprefix('inc_').upper()}"
-    found = [one for one in known if one.id == wanted] or [one for one in known if one.id.startswith(wanted)]
-    if len(found) > 1:
-        raise LookupError(f"several incidents begin so: {', '.join(one.id for one in found[:4])}")
-    return found[0] if found else None
 
 
 class IncidentsFold:
@@ -163,7 +46,7 @@ class IncidentsFold:
                 symptoms[key] = msgspec.structs.replace(known, ended_us=at_us, over_us=event.time_us)
         if (new := begun(event, at_us, root)) is not None:
             symptoms[new.key] = _again(state, symptoms.pop(new.key, None), new)
-        return msgspec.structs.replace(state, symptoms=_kept(symptoms), roots=roots)
+        return msgspec.structs.replace(state, symptoms=_kept(symptoms, at_us), roots=roots)
 
 
 def _again(state: State, known: Symptom | None, new: Symptom) -> Symptom:
@@ -188,8 +71,14 @@ def _again(state: State, known: Symptom | None, new: Symptom) -> Symptom:
     return new
 
 
-def _kept(symptoms: dict[str, Symptom]) -> dict[str, Symptom]:
+def is_past(symptom: Symptom, at_us: int) -> bool:
+    """Whether it was over so long ago that nothing is decided about it any more (of a ledger older than incidents)."""
+    return not symptom.incident and symptom.ended_us is not None and symptom.ended_us < at_us - _PAST_US
+
+
+def _kept(symptoms: dict[str, Symptom], at_us: int) -> dict[str, Symptom]:
     """Those that last, and the newest of those that are over."""
+    symptoms = {key: one for key, one in symptoms.items() if not is_past(one, at_us)}
     over = [one.key for one in symptoms.values() if one.ended_us is not None and one.incident]
     for key in over[: max(len(symptoms) - _KEPT_SYMPTOMS, 0)]:
         del symptoms[key]
@@ -326,7 +215,3 @@ def _with(state: State, incident: Incident) -> State:
     else:
         incidents[incident.id] = incident
     return msgspec.structs.replace(state, incidents=incidents, ended=ended_ones)
-
-
-def _time(time_us: int | None) -> str | None:
-    return None if time_us is None else rfc3339(time_us)

@@ -10,7 +10,8 @@ before the daemon died is taken by the next one, and one that another daemon has
 
 from typing import Final, NamedTuple, TypeAlias
 
-from lmx_ledger.incident.fold import MITIGATED, OPEN, RESOLVED, Incident, IncidentsFold, State
+from lmx_ledger.incident.fold import IncidentsFold, is_past
+from lmx_ledger.incident.state import MITIGATED, OPEN, RESOLVED, Incident, State
 from lmx_ledger.incident.symptom import ALERT, Symptom
 
 
@@ -85,9 +86,9 @@ def decide(state: State, now_us: int, policy: Policy) -> list[Decision]:
 
     Of symptoms that belong to no incident yet the first one only: what becomes of it decides on the others.
     """
-    waiting = min((one for one in state.symptoms.values() if not one.incident), key=lambda one: one.seq, default=None)
-    if waiting is not None:
-        return _place(state, waiting, now_us, policy)
+    waiting = [one for one in state.symptoms.values() if not one.incident and not is_past(one, now_us)]
+    if waiting:
+        return _place(state, min(waiting, key=lambda one: one.seq), now_us, policy)
     decisions: list[Decision] = []
     for incident in state.incidents.values():
         gap_s = gap(state, incident, now_us)

@@ -13,9 +13,10 @@ import msgspec
 
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.incident import series as s
-from lmx_ledger.incident.fold import Incident
 from lmx_ledger.incident.series import SECOND_US, Seconds
-from lmx_ledger.incident.suspects import Suspect, suspects
+from lmx_ledger.incident.state import Incident
+from lmx_ledger.incident.suspect import Suspect
+from lmx_ledger.incident.suspects import suspects
 
 _SLACK_S: Final = 2.0
 """Seconds are counted whole, and what happens at once is told of one after the other."""

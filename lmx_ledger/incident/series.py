@@ -52,6 +52,7 @@ class Seconds:
         self._disk: dict[int, tuple[float, float]] = {}
         self._waiting: dict[str, tuple[int, str]] = {}
         self._seen: set[str] = set()
+        self._rules: dict[str, Any] | None = None
         self._on: dict[str, int] = {}
         for event in events:
             act = _ACTS.get(event.type)
@@ -73,6 +74,12 @@ class Seconds:
             total += values[at] - (values[at + AHEAD_S] if at + AHEAD_S < self.count else 0.0)
             sums.append(max(total, 0.0))
         return sums[::-1]
+
+    def first(self, name: str, at: int) -> int:
+        """Of a change that `ahead` shows at that second: the second in which more came than ever before it."""
+        values = self.counts(name)
+        most = max(values[:at], default=0.0)
+        return next((n for n in range(at, min(at + AHEAD_S, self.count)) if values[n] > most), at)
 
     def series(self, name: str) -> Sequence[float | None]:
         """The series of that name, to look for changes in; of what is counted, see `ahead`."""
@@ -207,8 +214,14 @@ class Seconds:
             self._begin(OTHERS, event, event.time_us)
 
     def _configured(self, event: Recorded) -> None:
-        if event.type != "config.changed" or event.data["changed"] or event.data["error"]:
-            self._add(CONFIG, event)
+        if event.type == "config.loaded":
+            # A start is no change; one with other rules than the run before had is.
+            known, self._rules = self._rules, event.data["changed"]
+            if known is None or known == self._rules:
+                return
+        elif event.type == "config.changed" and not (event.data["changed"] or event.data["error"]):
+            return
+        self._add(CONFIG, event)
 
 
 _ACTS: Final[dict[str, Any]] = {
@@ -232,5 +245,6 @@ _ACTS: Final[dict[str, Any]] = {
     "guard.threshold_breached": Seconds._limit,
     "guard.threshold_cleared": Seconds._limit,
     "config.changed": Seconds._configured,
+    "config.loaded": Seconds._configured,
     "model.load_failed": Seconds._configured,
 }

@@ -1,61 +1,39 @@
 """What may have caused an incident: each kind of fault that leaves a trace, as a series and a sentence; pure."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.units import show_bytes, show_duration
 from lmx_ledger.incident import series as s
-from lmx_ledger.incident.fold import Incident
 from lmx_ledger.incident.onset import rise
 from lmx_ledger.incident.series import SECOND_US, Seconds
+from lmx_ledger.incident.state import Incident
+from lmx_ledger.incident.suspect import (
+    BAD_CONFIGURATION,
+    BROKEN_PREFIX,
+    ENGINE_HANG,
+    LONG_PROMPTS,
+    OTHER_PROGRAMS,
+    PAGING_STORM,
+    SESSION_FLOOD,
+    SLOW_DISK,
+    SWAP_THRASH,
+    THERMAL,
+    WORKER_CRASH,
+    Events,
+    Suspect,
+    decaying,
+    jump_of,
+    some,
+)
 
-PAGING_STORM: Final = "paging_storm"
-THERMAL: Final = "thermal"
-SWAP_THRASH: Final = "swap_thrash"
-OTHER_PROGRAMS: Final = "other_programs"
-WORKER_CRASH: Final = "worker_crash"
-ENGINE_HANG: Final = "engine_hang"
-SESSION_FLOOD: Final = "session_flood"
-BROKEN_PREFIX: Final = "broken_prefix"
-SLOW_DISK: Final = "slow_disk"
-LONG_PROMPTS: Final = "long_prompts"
-BAD_CONFIGURATION: Final = "bad_configuration"
-
-_SHOWN: Final = 5
 _MANY: Final = 3
 _CERTAIN_Z: Final = 40.0
 """Of an event that says by itself what is wrong, where there was none before."""
 _SLOWER: Final = 3.0
 _SHARE: Final = 0.4
-
-
-class Suspect(NamedTuple):
-    """`values` by second; it began at `onset_us`, its rate went from `before` to `after` (per `unit`), by `z` standard
-    deviations. `lasts`: a state, which does not fade as something that happened once does. `weight` is 1, or less where
-    it explains a part of the trouble only. `told` are more numbers.
-    """
-
-    kind: str
-    name: str
-    values: Sequence[float]
-    onset_us: int
-    before: float
-    after: float
-    unit: str
-    z: float
-    text: str
-    all_seqs: Sequence[int]
-    told: Mapping[str, Any] = MappingProxyType({})
-    lasts: bool = True
-    weight: float = 1.0
-
-    @property
-    def seqs(self) -> tuple[int, ...]:
-        """The first events of it."""
-        return tuple(self.all_seqs[:_SHOWN])
 
 
 def suspects(events: Sequence[Recorded], seconds: Seconds, incident: Incident) -> Iterator[Suspect]:
@@ -68,44 +46,17 @@ def suspects(events: Sequence[Recorded], seconds: Seconds, incident: Incident) -
             yield found
 
 
-_Events = dict[int, Recorded]
-_Finder = Callable[[_Events, Seconds, int, Incident], Suspect | None]
+_Finder = Callable[[Events, Seconds, int, Incident], Suspect | None]
 
 
-class _Jump(NamedTuple):
-    at_us: int
-    before: float
-    after: float
-    z: float
-    seqs: list[int]
-
-
-def _jump(seconds: Seconds, by_seq: _Events, name: str, quiet: int, least: float) -> _Jump | None:
-    """A series that counts, where it went up."""
-    change = rise(seconds.ahead(name), quiet, least=least)
-    if change is None:
-        return None
-    begin = seconds.time_us(change.at)
-    seqs = [seq for seq in seconds.seqs[name] if by_seq[seq].time_us >= begin]
-    if not seqs:
-        return None
-    at_us = by_seq[seqs[0]].time_us
-    values, at = seconds.counts(name), seconds.at(at_us)
-    return _Jump(at_us, _mean(values[:at]), _mean(values[at:]), change.z, seqs)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else 0.0
-
-
-def _paging(by_seq: _Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect | None:
-    jump = _jump(seconds, by_seq, s.PAGING, quiet, 3.0)
+def _paging(by_seq: Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect | None:
+    jump = jump_of(seconds, by_seq, s.PAGING, quiet, 3.0)
     if jump is None or len(jump.seqs) < _MANY:
         return None
     size = sum(by_seq[seq].data["bytes"] for seq in jump.seqs)
     models = sorted({by_seq[seq].model or "?" for seq in jump.seqs})
     text = (
-        f"Weights went out and came back {len(jump.seqs):,} times ({show_bytes(size)}, of {_some(models)}): what is "
+        f"Weights went out and came back {len(jump.seqs):,} times ({show_bytes(size)}, of {some(models)}): what is "
         f"asked for does not fit into memory together."
     )
     values = seconds.counts(s.PAGING)
@@ -125,7 +76,7 @@ def _paging(by_seq: _Events, seconds: Seconds, quiet: int, _: Incident) -> Suspe
     )
 
 
-def _heat(by_seq: _Events, seconds: Seconds, _: int, __: Incident) -> Suspect | None:
+def _heat(by_seq: Events, seconds: Seconds, _: int, __: Incident) -> Suspect | None:
     return _state(by_seq, seconds, s.HEAT, THERMAL, "thermal throttling", _heat_text)
 
 
@@ -136,7 +87,7 @@ def _heat_text(first: Recorded) -> str:
     return f"Heat slows the machine (level {first.data['level'] or 'told by the driver'})."
 
 
-def _swap(by_seq: _Events, seconds: Seconds, _: int, __: Incident) -> Suspect | None:
+def _swap(by_seq: Events, seconds: Seconds, _: int, __: Incident) -> Suspect | None:
     def text(first: Recorded) -> str:
         rate = show_bytes(first.data["bytes_per_s"])
         return f"The machine swaps: {rate} a second were written for {show_duration(first.data['window_s'])}."
@@ -144,7 +95,7 @@ def _swap(by_seq: _Events, seconds: Seconds, _: int, __: Incident) -> Suspect | 
     return _state(by_seq, seconds, s.SWAP, SWAP_THRASH, "swap thrash", text)
 
 
-def _others(by_seq: _Events, seconds: Seconds, _: int, __: Incident) -> Suspect | None:
+def _others(by_seq: Events, seconds: Seconds, _: int, __: Incident) -> Suspect | None:
     def text(first: Recorded) -> str:
         data = first.data
         return (
@@ -156,7 +107,7 @@ def _others(by_seq: _Events, seconds: Seconds, _: int, __: Incident) -> Suspect 
 
 
 def _state(
-    by_seq: _Events, seconds: Seconds, series: str, kind: str, name: str, text: Callable[[Recorded], str]
+    by_seq: Events, seconds: Seconds, series: str, kind: str, name: str, text: Callable[[Recorded], str]
 ) -> Suspect | None:
     """Something that is so or not, and is told of when it begins."""
     seqs = seconds.seqs[series]
@@ -170,12 +121,12 @@ def _state(
     )
 
 
-def _crashes(by_seq: _Events, seconds: Seconds, _: int, __: Incident) -> Suspect | None:
+def _crashes(by_seq: Events, seconds: Seconds, _: int, __: Incident) -> Suspect | None:
     seqs = seconds.seqs[s.EXITS]
     if not seqs:
         return None
     first = by_seq[seqs[0]]
-    values = _decaying(seconds.counts(s.EXITS))
+    values = decaying(seconds.counts(s.EXITS))
     how = first.data["signal"] or f"status {first.data['code']}"
     last_act = (first.data["last_acts"] or ["nothing noted"])[-1]
     many = len(seqs) >= _MANY
@@ -197,7 +148,7 @@ def _crashes(by_seq: _Events, seconds: Seconds, _: int, __: Incident) -> Suspect
     )
 
 
-def _hangs(by_seq: _Events, seconds: Seconds, _: int, __: Incident) -> Suspect | None:
+def _hangs(by_seq: Events, seconds: Seconds, _: int, __: Incident) -> Suspect | None:
     seqs = seconds.seqs[s.HANGS]
     if not seqs:
         return None
@@ -217,8 +168,8 @@ def _hangs(by_seq: _Events, seconds: Seconds, _: int, __: Incident) -> Suspect |
     return Suspect(ENGINE_HANG, "engine hang", values, since_us, 0.0, float(len(seqs)), "hangs", _CERTAIN_Z, text, seqs)
 
 
-def _flood(by_seq: _Events, seconds: Seconds, quiet: int, incident: Incident) -> Suspect | None:
-    jump = _jump(seconds, by_seq, s.NEW, quiet, 6.0)
+def _flood(by_seq: Events, seconds: Seconds, quiet: int, incident: Incident) -> Suspect | None:
+    jump = jump_of(seconds, by_seq, s.NEW, quiet, 6.0)
     if jump is None:
         return None
     until = seconds.at(incident.ended_us) if incident.ended_us is not None else seconds.count
@@ -234,8 +185,8 @@ def _flood(by_seq: _Events, seconds: Seconds, quiet: int, incident: Incident) ->
     )  # fmt: skip
 
 
-def _prefix(by_seq: _Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect | None:
-    jump = _jump(seconds, by_seq, s.LOST_PREFIX, quiet, 256.0)
+def _prefix(by_seq: Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect | None:
+    jump = jump_of(seconds, by_seq, s.LOST_PREFIX, quiet, 256.0)
     if jump is None:
         return None
     missed = [by_seq[seq].data for seq in jump.seqs]
@@ -254,7 +205,7 @@ def _prefix(by_seq: _Events, seconds: Seconds, quiet: int, _: Incident) -> Suspe
     )  # fmt: skip
 
 
-def _disk(by_seq: _Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect | None:
+def _disk(by_seq: Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect | None:
     change = rise(seconds.series(s.DISK), quiet, least=50.0)
     if change is None or change.after < _SLOWER * max(change.before, 1.0):
         return None
@@ -270,7 +221,7 @@ def _disk(by_seq: _Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect
     return Suspect(SLOW_DISK, "slow disk", values, begin, change.before, change.after, "ms/MB", change.z, text, seqs)
 
 
-def _tenant(by_seq: _Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect | None:
+def _tenant(by_seq: Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect | None:
     """Whose prompts' computed tokens went up most, where they are most of all."""
     best: tuple[float, str] | None = None
     everything = math.fsum(tokens for mine in seconds.tokens.values() for at, tokens in mine.items() if at >= quiet)
@@ -304,7 +255,7 @@ def _tenant(by_seq: _Events, seconds: Seconds, quiet: int, _: Incident) -> Suspe
     )  # fmt: skip
 
 
-def _configuration(by_seq: _Events, seconds: Seconds, _: int, incident: Incident) -> Suspect | None:
+def _configuration(by_seq: Events, seconds: Seconds, _: int, incident: Incident) -> Suspect | None:
     """What was configured last before the trouble, or could not be loaded."""
     wanted = [seq for seq in seconds.seqs[s.CONFIG] if by_seq[seq].time_us <= incident.detected_us + 2 * SECOND_US]
     if not wanted:
@@ -312,6 +263,10 @@ def _configuration(by_seq: _Events, seconds: Seconds, _: int, incident: Incident
     last = by_seq[wanted[-1]]
     if last.type == "model.load_failed":
         text = f"{last.model} cannot be loaded from {last.data['path']}: {last.data['error']}"
+    elif last.type == "config.loaded":
+        text = (
+            f"The daemon was started with another configuration shortly before ({last.data['source'] or 'defaults'})."
+        )
     elif last.data["error"]:
         text = f"A configuration was read that is wrong: {last.data['error']}"
     else:
@@ -323,19 +278,6 @@ def _configuration(by_seq: _Events, seconds: Seconds, _: int, incident: Incident
         BAD_CONFIGURATION, "configuration", values, last.time_us, 0.0, float(len(wanted)), "changes", _CERTAIN_Z, text,
         [last.seq], lasts=False,
     )  # fmt: skip
-
-
-def _decaying(counts: Sequence[float]) -> list[float]:
-    """What happens at once has effects for a while."""
-    values, last = [], 0.0
-    for count in counts:
-        last = max(count, last * 0.8)
-        values.append(last)
-    return values
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 _FINDERS: Final[tuple[_Finder, ...]] = (

@@ -11,8 +11,8 @@ import msgspec
 from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.core.units import show_bytes, show_duration
-from lmx_ledger.incident.fold import Incident
 from lmx_ledger.incident.series import REFUSALS
+from lmx_ledger.incident.state import Incident
 from lmx_ledger.ledger.log_lines import render
 
 BEFORE_S: Final = 60.0
@@ -255,6 +255,11 @@ def _text(events: Sequence[Recorded]) -> str:
 
 def said(event: Recorded) -> str:
     """Its log line, without who says it."""
+    if event.type == "guard.stage_changed":
+        why = ", ".join(map(str, event.data["reasons"]))
+        return f"Stage {event.data['from']} -> {event.data['to']}" + (f" ({why})" if why else "")
+    if event.type == "drill.started":
+        return f"Drill: {event.data['kind']} for {show_duration(event.data['for_s'])}. What follows is a rehearsal"
     line = render(event).partition("] ")[2]
     return line.removesuffix(f" ({event.severity.label})").rstrip(".")
 

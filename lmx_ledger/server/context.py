@@ -9,7 +9,7 @@ from lmx_ledger.core import events as ev
 from lmx_ledger.core.config import Config
 from lmx_ledger.core.settings import Settings
 from lmx_ledger.engine.protocol import Paged
-from lmx_ledger.incident.fold import Incident, State
+from lmx_ledger.incident.state import Incident, State
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.writer import Ledger
 from lmx_ledger.serving.models import ServedModel

@@ -10,7 +10,7 @@ from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.errors import InvalidRequest
 from lmx_ledger.core.reading import read_moment
 from lmx_ledger.incident.account import distrust, openers, told, told_timeline, window
-from lmx_ledger.incident.fold import STATUSES, Incident
+from lmx_ledger.incident.state import STATUSES, Incident
 from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.report.from_ledger import FORMS, as_form, postmortem
 from lmx_ledger.server.context import Context

@@ -139,6 +139,22 @@ def test_a_rehearsed_crash_is_one_incident_that_resolves(
     assert running.events(type="incident.opened") == [events[0]]
 
 
+def test_a_daemon_that_was_killed_is_an_incident_of_the_next_one(
+    start_daemon: Callable[[str], RunningDaemon], model_config: str
+) -> None:
+    running = start_daemon(model_config)
+    assert running.chat().status_code == 200
+    last = running.events(order="desc", limit=1)[0]
+    running.kill()
+    running.restart()
+    opened = running.wait_event("incident.opened")
+    assert opened["data"]["symptom"] == "crash"
+    assert opened["severity"] == opened["data"]["severity"] == "critical"
+    assert last["time"] <= opened["data"]["started_at"] < opened["time"]
+    told = running.get("/lmx/incidents/last")
+    assert told["opened_by"][0]["type"] == "daemon.crash_detected"
+
+
 async def eventually_looked(incidents: Incidents, holds: Callable[[], bool]) -> None:
     """Until it holds; the job looks again and again meanwhile."""
     task = asyncio.create_task(incidents.run())

@@ -14,8 +14,9 @@ from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.core.ids import new_ulid
 from lmx_ledger.incident.announce import announced, opened
 from lmx_ledger.incident.dating import began
-from lmx_ledger.incident.fold import IncidentsFold, State
+from lmx_ledger.incident.fold import IncidentsFold
 from lmx_ledger.incident.lifecycle import Opened, Policy, decide
+from lmx_ledger.incident.state import State
 from lmx_ledger.ledger.append import Draft
 from lmx_ledger.ledger.file import LedgerFile
 from lmx_ledger.ledger.store import migrate

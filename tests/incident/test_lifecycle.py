@@ -11,8 +11,9 @@ from lmx_ledger.core import events as ev
 from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.core.examples import example_of
 from lmx_ledger.incident.announce import of_incident
-from lmx_ledger.incident.fold import IncidentsFold, State
+from lmx_ledger.incident.fold import IncidentsFold
 from lmx_ledger.incident.lifecycle import Policy, decide
+from lmx_ledger.incident.state import State
 from tests.incident.parts import FOLD, Replayed, recorded, story
 
 M0: dict[str, Any] = {"model": "m0"}
@@ -203,6 +204,19 @@ def test_a_clock_that_was_set_back_ends_nothing_and_delays_nothing() -> None:
     assert run.types == ["opened", "mitigated"]
     run.tick(61)
     assert run.types == ["opened", "mitigated", "resolved"]
+
+
+def test_of_a_ledger_that_is_older_than_incidents_only_what_is_or_was_just_now_becomes_one() -> None:
+    run = Replayed()
+    moments = story(
+        (0, exited(), M0), (1, restarted(), M0), (5_000, exited(), M1), (5_001, restarted(), M1), (5_002, HOT)
+    )
+    for event in moments:
+        run.state = FOLD.evolve(run.state, event)
+    assert {symptom.model for symptom in run.state.symptoms.values()} == {"m1", None}
+    late = decide(run.state, run.state.at_us + 3_600 * 1_000_000, Policy())
+    assert [type(one).__name__ for one in late] == ["Opened"]
+    assert late[0].symptom.kind == "heat"  # type: ignore[union-attr]
 
 
 def test_what_an_operator_closed_stays_closed_and_the_next_one_is_new() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.incident.account import affected, times
-from lmx_ledger.incident.fold import Incident
 from lmx_ledger.incident.rank import rank
+from lmx_ledger.incident.state import Incident
 from lmx_ledger.incident.timeline import Line, bounds, timeline
 from tests.incident.parts import BEGIN_US, SECOND_US, Replayed, story
 from tests.incident.test_lifecycle import HOT, M0, alerted, exited, restarted, stage
@@ -121,3 +121,19 @@ def test_requests_from_before_a_crash_do_not_wait_for_ever_to_be_slow() -> None:
     found = Replayed().feed(events).state.all()
     ranked = rank(events, found[-1], BEGIN_US, BEGIN_US + 10 * SECOND_US)
     assert [one.kind for one in ranked] in (["worker_crash"], [])
+
+
+def test_a_start_with_other_rules_than_before_is_a_hypothesis_and_a_start_with_the_same_is_none() -> None:
+    def loaded(tokens: int) -> ev.ConfigLoaded:
+        return ev.ConfigLoaded(source="/c.toml", changed={"context": {"max_tokens": tokens}})
+
+    def ranked(tokens: int) -> list[str]:
+        moments = [(n / 5, refused("queue_full")) for n in range(50, 150)]
+        events = list(
+            story((0, loaded(100)), (9, loaded(tokens), {"boot": "b2"}), *moments, (30, alerted("admission")))
+        )
+        (incident,) = Replayed().feed(events).state.all()
+        return [one.kind for one in rank(events, incident, BEGIN_US, BEGIN_US + 40 * SECOND_US)]
+
+    assert ranked(16) == ["bad_configuration"]
+    assert ranked(100) == []
