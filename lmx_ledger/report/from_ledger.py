@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from lmx_ledger.core.slo_section import SloSection
-from lmx_ledger.incident import account, fold, rank, timeline
+from lmx_ledger.incident import account, rank, state, timeline
 from lmx_ledger.ledger import heads
 from lmx_ledger.ledger.audit import head_of
 from lmx_ledger.ledger.query import Reader
@@ -24,7 +24,7 @@ _SHOWN: Final = 12
 """Figures of a hypothesis that are told."""
 
 
-def postmortem(ledger: Path, reader: Reader, incident: fold.Incident, slo: SloSection, now_us: int) -> Postmortem:
+def postmortem(ledger: Path, reader: Reader, incident: state.Incident, slo: SloSection, now_us: int) -> Postmortem:
     """Of that incident as it stands. Of the same ledger it is the same, once the incident is over.
 
     Raises:
@@ -49,7 +49,7 @@ def as_form(document: Postmortem, form: str) -> bytes:
     return (html(document) if form == "html" else markdown(document)).encode()
 
 
-def _incident(incident: fold.Incident) -> Incident:
+def _incident(incident: state.Incident) -> Incident:
     return Incident(
         id=incident.id,
         title=incident.title,
