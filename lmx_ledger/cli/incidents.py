@@ -137,6 +137,10 @@ def report(
         Form | None, typer.Option("--format", help="md, html (one file, offline) or json.", show_default="md")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there.")] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option("--into", metavar="FOLDER", help="Write all three forms there, and an index of its reports."),
+    ] = None,
     home: Home = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -147,7 +151,7 @@ def report(
 
     --config is read where no daemon answers, for the objectives.
     """
-    wanted = "json" if as_json else (form or Form.MD).value
+    wanted = "json" if as_json or into is not None else (form or Form.MD).value
     connection = Connection(url, api_key)
     try:
         body = connection.get_bytes(f"/lmx/incidents/{quote(id, safe='')}/report", {"format": wanted})
@@ -157,6 +161,9 @@ def report(
             home,
             lambda file, reader, known: _report(file, reader, _named(known, id), wanted, config, home),
         )
+    if into is not None:
+        _write_into(into, body, as_json=as_json)
+        return
     if out is None:
         typer.echo(body.decode(), nl=False)
         return
@@ -248,6 +255,20 @@ def _report(
     own = home_folder(home) / "config.toml"
     slo = load_config(config or (own if own.is_file() else None)).slo
     return as_form(postmortem(file, reader, incident, slo, utc_us()), form)
+
+
+def _write_into(folder: Path, body: bytes, *, as_json: bool) -> None:
+    from lmx_ledger.report.write import NotWritten, read_json, write  # noqa: PLC0415
+
+    document = read_json(body)
+    try:
+        written = write(folder, document.header.incident, document)
+    except NotWritten as error:
+        raise Failure(str(error)) from None
+    if as_json:
+        print_json({name: str(file) for name, file in written._asdict().items()})
+    else:
+        typer.echo(f"Written to {written.html}, beside it as .md and .json; all reports: {folder / 'index.html'}.")
 
 
 def _told(file: Path, reader: "Reader", incident: "Incident") -> dict[str, Any]:

@@ -192,6 +192,16 @@ def test_its_postmortem_is_written_the_same_twice(home: Path, tmp_path: Path, fo
     assert not re.search(r"<script|<link|src=|@import", text)
 
 
+def test_reports_have_a_folder_with_an_index(home: Path, tmp_path: Path) -> None:
+    done = lmx(
+        "incidents", "report", "last", "--into", str(tmp_path / "reports"), "--json", "--url", nowhere(), home=home
+    )
+    files = document(done)
+    assert {Path(file).suffix for file in files.values()} == {".json", ".md", ".html"}
+    assert all(Path(file).stat().st_size > 2_000 for file in files.values())
+    assert "The worker of m0 hung" in (tmp_path / "reports" / "index.html").read_text()
+
+
 def test_a_report_that_cannot_be_written_says_why(home: Path, tmp_path: Path) -> None:
     done = lmx("incidents", "report", "last", "--out", str(tmp_path / "no" / "x"), "--url", nowhere(), home=home)
     assert (done.returncode, "cannot be written: No such file or directory" in done.stderr) == (1, True)
