@@ -68,7 +68,7 @@ def test_what_was_asked_is_counted(scraped: dict[str, dict[tuple[tuple[str, str]
     assert one("vllm:time_to_first_token_seconds_count") >= 3
     assert one("vllm:generation_tokens_total") >= 12
     assert 0 < one("vllm:prefix_cache_hits_total") < one("vllm:prefix_cache_queries_total")
-    assert one("vllm:inter_token_latency_seconds_count") >= 7
+    assert one("vllm:inter_token_latency_seconds_count") >= 1
     assert one("lmx_requests_refused_total", code="invalid_request") == 1
     assert one("lmx_guard_stage", stage="normal") == 1
     assert one("lmx_guard_stage") == 1
