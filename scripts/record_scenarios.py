@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import json
 import os
+import platform
 import random
 import signal
 import sys
@@ -273,11 +274,19 @@ def record(name: str, scenario: Scenario) -> int:
         finally:
             daemon.stop()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    lines = b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in events)
-    (FOLDER / f"{name}.ndjson.gz").write_bytes(gzip.compress(lines, mtime=0))
+    lines = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events)
+    (FOLDER / f"{name}.ndjson.gz").write_bytes(gzip.compress(_of_no_machine(lines, Path(folder)).encode(), mtime=0))
     told = {"injected_at": rfc3339(injected_us), "kind": scenario.kind, "what": scenario.title, "events": len(events)}
     (FOLDER / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n")
     return len(events)
+
+
+def _of_no_machine(lines: str, folder: Path) -> str:
+    """Without what only names the machine that it was recorded on: where things lay, and its kernel."""
+    places = {str(folder): "/srv/models", str(Path(__file__).parents[1]): "/opt/lmx", sys.base_prefix: "/usr"}
+    for place, instead in sorted(places.items(), key=lambda pair: -len(pair[0])):
+        lines = lines.replace(place, instead)
+    return lines.replace(platform.platform(), "Linux-6.12.0-x86_64-with-glibc2.36")
 
 
 def _next_minute(daemon: RunningDaemon) -> float:
