@@ -6,6 +6,8 @@ import os
 import platform
 import sqlite3
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
@@ -56,14 +58,9 @@ def ledger(
 
     folder = _folder(home, url, api_key)
     _must_be_writable(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
-            figures = ledger_bench.measure(Path(place), events=events, say=note)
-    except (OSError, sqlite3.Error) as error:
-        raise Failure(f"the disk of {folder} could not be measured: {error}") from None
-    told = report(f"lmx bench ledger --events {events}", figures)
-    _tell(told, figures, out, as_json=as_json)
+    with _place(folder, f"the disk of {folder}") as place:
+        figures = ledger_bench.measure(place, events=events, say=note)
+    _tell(f"lmx bench ledger --events {events}", figures, out, as_json=as_json)
 
 
 @group.command("engine", epilog="Example: lmx bench engine --rounds 3")
@@ -99,14 +96,9 @@ def engine(
     _must_be_writable(out)
     sizes = QUICK if quick else Sizes(rounds=rounds, kills=kills)
     parts = _parts(engine_bench.Part, only)
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
-            figures = engine_bench.measure(Path(place), sizes, say=note, only=parts)
-    except OSError as error:
-        raise Failure(f"the engine could not be measured: {error}") from None
-    told = report(f"lmx bench engine --rounds {rounds} --kills {kills}{f' --only {only}' if only else ''}", figures)
-    _tell(told, figures, out, as_json=as_json)
+    with _place(folder, "the engine") as place:
+        figures = engine_bench.measure(place, sizes, say=note, only=parts)
+    _tell(f"lmx bench engine --rounds {rounds} --kills {kills}{_only(only)}", figures, out, as_json=as_json)
 
 
 @group.command("memory", epilog="Example: lmx bench memory --only scene,paging")
@@ -140,14 +132,9 @@ def memory(
     _must_be_writable(out)
     sizes = QUICK_MEMORY if quick else MemorySizes(minutes=minutes)
     parts = _parts(memory_bench.Part, only)
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
-            figures = memory_bench.measure(Path(place), sizes, say=note, only=parts)
-    except OSError as error:
-        raise Failure(f"memory could not be measured: {error}") from None
-    told = report(f"lmx bench memory --minutes {minutes:g}{f' --only {only}' if only else ''}", figures)
-    _tell(told, figures, out, as_json=as_json)
+    with _place(folder, "memory") as place:
+        figures = memory_bench.measure(place, sizes, say=note, only=parts)
+    _tell(f"lmx bench memory --minutes {minutes:g}{_only(only)}", figures, out, as_json=as_json)
 
 
 @group.command("guard", epilog="Example: lmx bench guard --only flood")
@@ -174,19 +161,31 @@ def guard(
 
     folder = _folder(home, url, api_key)
     _must_be_writable(out)
+    sizes = QUICK_GUARD if quick else GuardSizes()
     parts = _parts(guard_bench.Part, only)
+    with _place(folder, "the guard") as place:
+        figures = guard_bench.measure(place, sizes, say=note, only=parts)
+    _tell(f"lmx bench guard{_only(only)}", figures, out, as_json=as_json)
+
+
+@contextmanager
+def _place(folder: Path, measured: str) -> Iterator[Path]:
+    """A folder of its own under `folder`, gone afterwards."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
-            sizes = QUICK_GUARD if quick else GuardSizes()
-            figures = guard_bench.measure(Path(place), sizes, say=note, only=parts)
+            yield Path(place)
     except (OSError, sqlite3.Error) as error:
-        raise Failure(f"the guard could not be measured: {error}") from None
-    _tell(report(f"lmx bench guard{f' --only {only}' if only else ''}", figures), figures, out, as_json=as_json)
+        raise Failure(f"{measured} could not be measured: {error}") from None
 
 
-def _tell(told: dict[str, object], figures: list[Figure], out: Path | None, *, as_json: bool) -> None:
+def _only(only: str | None) -> str:
+    return f" --only {only}" if only else ""
+
+
+def _tell(command: str, figures: list[Figure], out: Path | None, *, as_json: bool) -> None:
     """On stdout, and in the file that was asked for."""
+    told = report(command, figures)
     if as_json:
         print_json(told)
     else:

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lmx_ledger.cli.display import SEVERITY_STYLE, harmless
-from lmx_ledger.cli.source import recorded_of
 from lmx_ledger.core.clock import parse_rfc3339, utc_us
+from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.units import show_duration
 from lmx_ledger.incident.timeline import said
 
@@ -139,7 +139,7 @@ def _opened(console: Console, told: dict[str, Any]) -> None:
     for event in shown[:_SHOWN]:
         at = _local(event["time"])
         text = Text(f"  {at:%H:%M:%S}  ", style="dim", end="")
-        text.append(harmless(said(recorded_of(event))), style="not dim default")
+        text.append(harmless(said(Recorded.of_public(event))), style="not dim default")
         _wrapped(console, text, f"  [{event['seq']}]", 12)
     missing = len(told["events"]) - len(shown)
     if missing > 0:

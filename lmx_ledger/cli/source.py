@@ -8,8 +8,8 @@ from typing import Any, Final, Protocol
 
 from lmx_ledger.cli.connection import Connection, Failure, NoDaemon, home_folder
 from lmx_ledger.cli.display import note
-from lmx_ledger.core.clock import parse_rfc3339, rfc3339
-from lmx_ledger.core.events import Recorded, Severity
+from lmx_ledger.core.clock import rfc3339
+from lmx_ledger.core.events import Recorded
 from lmx_ledger.ledger.filter import EventFilter
 
 _PAGE: Final = 1000
@@ -49,7 +49,7 @@ class HttpSource:
                 params[name] = rfc3339(moment_us)
         answer = self._connection.get("/lmx/events", params)
         try:
-            return [recorded_of(event) for event in answer["events"]]
+            return [Recorded.of_public(event) for event in answer["events"]]
         except (KeyError, TypeError, ValueError) as error:
             raise Failure(
                 f"{self._connection.url} answers with events that this lmx cannot read ({error!r}); is it as new?"
@@ -173,13 +173,3 @@ def follow(source: Source, wanted: EventFilter, back: int | None) -> Iterator[Re
         waiting = False
         yield from fresh
         seen = max(head, seen, *(event.seq for event in fresh))
-
-
-def recorded_of(event: dict[str, Any]) -> Recorded:
-    """An event of a daemon's answer.
-
-    Raises:
-        KeyError, ValueError: it is none.
-    """
-    fields = {name: event[name] for name in Recorded.__struct_fields__ if name not in {"time_us", "severity"}}
-    return Recorded(**fields, time_us=parse_rfc3339(event["time"]), severity=Severity.parse(event["severity"]))

@@ -18,8 +18,8 @@ from lmx_ledger.cli.options import ApiKey, Port, Url, url_of
 from lmx_ledger.cli.page import Away, Page
 from lmx_ledger.cli.reading import ASKED, Line, Reading, pick, read
 from lmx_ledger.cli.rows import History, plain
-from lmx_ledger.cli.source import recorded_of
 from lmx_ledger.core.clock import mono_ns, rfc3339, utc_us
+from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.units import parse_duration
 
 EXAMPLE: Final = "Example: lmx serve metrics --watch 2s"
@@ -70,7 +70,7 @@ def ask(connection: Connection, patience_s: float = 30.0) -> Reading:
 
     answers = connection.get_all(ASKED, patience_s=patience_s)
     try:
-        events = [recorded_of(event) for event in pick(answers)]
+        events = [Recorded.of_public(event) for event in pick(answers)]
         lines = [
             Line(event.seq, rfc3339(event.time_us), event.severity.label, render(event), event.data.get("drill"))
             for event in events

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from lmx_ledger.core.clock import rfc3339
+from lmx_ledger.core.clock import parse_rfc3339, rfc3339
 
 
 class Severity(enum.IntEnum):
@@ -128,6 +128,16 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             "cause": self.cause,
             "data": self.data,
         }
+
+    @classmethod
+    def of_public(cls, event: dict[str, Any]) -> "Recorded":
+        """The event whose `public()` that is.
+
+        Raises:
+            KeyError, ValueError: it is none's.
+        """
+        fields = {name: event[name] for name in cls.__struct_fields__ if name not in {"time_us", "severity"}}
+        return cls(**fields, time_us=parse_rfc3339(event["time"]), severity=Severity.parse(event["severity"]))
 
 
 CATALOGUE: Final[dict[str, EventType]] = {}

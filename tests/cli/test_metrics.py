@@ -16,8 +16,8 @@ from rich.console import Console
 from lmx_ledger.cli.page import Away, Page
 from lmx_ledger.cli.reading import EVENTS, Line, Reading, Signal, pick, read
 from lmx_ledger.cli.rows import History, plain, rows, spark
-from lmx_ledger.cli.source import recorded_of
 from lmx_ledger.core.clock import parse_rfc3339, rfc3339
+from lmx_ledger.core.events import Recorded
 from lmx_ledger.ledger.log_lines import render
 from tests.cli.parts import document, lmx, nowhere, running, screen
 from tests.conftest import RunningDaemon
@@ -33,7 +33,7 @@ def answers(name: str) -> Any:
 
 
 def reading_of(found: Any) -> Reading:
-    events = [recorded_of(event) for event in pick(found)]
+    events = [Recorded.of_public(event) for event in pick(found)]
     lines = [
         Line(one.seq, rfc3339(one.time_us), one.severity.label, render(one), one.data.get("drill")) for one in events
     ]

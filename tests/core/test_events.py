@@ -74,3 +74,4 @@ def test_the_public_form_has_the_keys_of_the_contract_in_their_order() -> None:
         *("request", "session", "model", "incident", "cause", "data"),
     ]
     assert (public["time"], public["severity"]) == ("2026-01-31T09:30:00.000000Z", "info")
+    assert Recorded.of_public(public) == recorded

@@ -5,8 +5,9 @@ from typing import Any
 import msgspec
 
 from lmx_ledger.core.clock import parse_rfc3339
-from lmx_ledger.core.events import CATALOGUE, Recorded
+from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.examples import example_of
+from tests.recorded import recorded
 
 REQUEST = "req_01KD3Y9A5S6D7F8G9H0J1K2L3M"
 OTHER = "req_01KD3Y9A5S6D7F8G9H0J1K2XYZ"
@@ -25,21 +26,16 @@ def told(
     **data: Any,
 ) -> Recorded:
     """An event `at_s` behind 14:02, as its type's example but for what is given."""
-    return Recorded(
+    return recorded(
+        kind,
+        {**msgspec.to_builtins(example_of(kind)), **data},
         seq=seq,
         id=f"evt_{seq}",
         time_us=parse_rfc3339(NOON) + int(at_s * 1e6),
-        boot="boot",
-        type=kind,
-        v=1,
-        severity=CATALOGUE[kind].severity,
-        stream="s",
         request=request,
         session=session,
         model=model,
-        incident=None,
         cause=cause,
-        data={**msgspec.to_builtins(example_of(kind)), **data},
     )
 
 

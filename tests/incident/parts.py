@@ -10,7 +10,7 @@ import msgspec
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import parse_rfc3339
-from lmx_ledger.core.events import Recorded, Severity
+from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.ids import new_ulid
 from lmx_ledger.incident.announce import announced, opened
 from lmx_ledger.incident.dating import began
@@ -34,12 +34,7 @@ def scenario(name: str) -> tuple[list[Recorded], dict[str, Any]]:
     told = json.loads((SCENARIOS / f"{name}.json").read_text())
     told["injected_us"] = parse_rfc3339(told["injected_at"])
     with gzip.open(SCENARIOS / f"{name}.ndjson.gz", "rt") as lines:
-        return [recorded_of(json.loads(line)) for line in lines], told
-
-
-def recorded_of(event: dict[str, Any]) -> Recorded:
-    fields = {name: event[name] for name in Recorded.__struct_fields__ if name not in {"time_us", "severity"}}
-    return Recorded(**fields, time_us=parse_rfc3339(event["time"]), severity=Severity.parse(event["severity"]))
+        return [Recorded.of_public(json.loads(line)) for line in lines], told
 
 
 def recorded(seq: int, at_s: float, event: ev.Event, *, drill: int | None = None, boot: str = "b1") -> Recorded:

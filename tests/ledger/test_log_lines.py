@@ -3,33 +3,19 @@
 import string
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lmx_ledger.core.events import CATALOGUE, EventType, Recorded, Severity
 from lmx_ledger.ledger.log_lines import NAMED, TEMPLATES, render
+from tests.recorded import recorded as made
 
 
-def recorded(kind: str, data: dict[str, Any], **changes: Any) -> Recorded:
-    event = Recorded(
-        seq=1,
-        id="evt_0",
-        time_us=1_700_000_000_123_456,
-        boot="b",
-        type=kind,
-        v=1,
-        severity=CATALOGUE[kind].severity if kind in CATALOGUE else Severity.INFO,
-        stream="guard",
-        request="req_a",
-        session=None,
-        model="m0",
-        incident=None,
-        cause=None,
-        data=data,
-    )
-    return msgspec.structs.replace(event, **changes)
+def recorded(kind: str, data: dict[str, Any], **fields: Any) -> Recorded:
+    severity = CATALOGUE[kind].severity if kind in CATALOGUE else Severity.INFO
+    own = {"severity": severity, "stream": "guard", "request": "req_a", "model": "m0"}
+    return made(kind, data, **{**own, **fields})
 
 
 def test_the_table_has_a_line_for_every_type_and_for_no_other() -> None:

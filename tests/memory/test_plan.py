@@ -6,7 +6,6 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.memory import recorded
 from lmx_ledger.memory.plan import (
     LEAST_TURN_S,
@@ -22,6 +21,7 @@ from lmx_ledger.memory.plan import (
     plan,
     short_of,
 )
+from tests.recorded import recorded as an_event
 
 MB = 10**6
 NOW_S = 1_000.0
@@ -184,22 +184,8 @@ def test_the_same_account_gives_the_same_plan_also_when_it_was_written_down(
     account: Account, need: Need, policy: Policy, now_s: float
 ) -> None:
     question = recorded.Asked(account, need, policy, now_s)
-    event = Recorded(
-        seq=1,
-        id="",
-        time_us=0,
-        boot="",
-        type="paging.planned",
-        v=1,
-        severity=Severity.INFO,
-        stream="memory",
-        request=None,
-        session=None,
-        model=None,
-        incident=None,
-        cause=None,
-        data={"account": msgspec.json.decode(msgspec.json.encode(question.told()))},
-    )
+    written = msgspec.json.decode(msgspec.json.encode(question.told()))
+    event = an_event("paging.planned", {"account": written})
     assert recorded.asked(event) == question
     assert question.plan() == plan(account, need, policy, now_s)
 

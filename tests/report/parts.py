@@ -4,10 +4,13 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from lmx_ledger.core.clock import parse_rfc3339
-from lmx_ledger.core.events import CATALOGUE, Recorded, Severity
+from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.ledger.log_lines import render
 from lmx_ledger.report.model import Evidence, Hypothesis, Incident, Integrity, TimelineLine, WhatIf
+from tests.recorded import recorded
 
 START_US = parse_rfc3339("2026-03-14T09:26:00Z")
 SECOND = 1_000_000
@@ -27,16 +30,14 @@ class Book:
         named = {key: fields.pop(key, None) for key in ("request", "session", "model", "incident", "cause")}
         seq, self._next = self._next, self._next + 1
         self.events.append(
-            Recorded(
+            recorded(
+                kind,
+                fields,
                 seq=seq,
                 id=f"{seq:026d}",
                 time_us=START_US + round(at_s * SECOND),
                 boot="boot-a",
-                type=kind,
-                v=1,
-                severity=CATALOGUE[kind].severity,
                 stream=f"model:{named['model']}" if named["model"] else "daemon",
-                data=fields,
                 **named,
             )
         )
@@ -48,7 +49,7 @@ class Book:
         ordered = sorted(self.events, key=lambda e: (e.time_us, e.seq))
         renamed = {e.seq: first + n for n, e in enumerate(ordered)}
         self.renamed = renamed
-        return [Recorded(**{**{f: getattr(e, f) for f in e.__struct_fields__}, "seq": renamed[e.seq]}) for e in ordered]
+        return [msgspec.structs.replace(event, seq=renamed[event.seq]) for event in ordered]
 
 
 def request_id(number: int) -> str:

@@ -4,30 +4,16 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
-from lmx_ledger.core.events import Recorded, Severity
+from lmx_ledger.core.events import Recorded
 from lmx_ledger.slo.rollup import MINUTE_US, RollupProjection
+from tests.recorded import recorded as made
 
 BEGIN = 1_000_000 * 24 * 60
 """A minute at which an hour and a day begin."""
 
 
 def recorded(seq: int, kind: str, minute: float, model: str | None, **data: Any) -> Recorded:
-    return Recorded(
-        seq=seq,
-        id="",
-        time_us=int((BEGIN + minute) * MINUTE_US),
-        boot="boot",
-        type=kind,
-        v=1,
-        severity=Severity.INFO,
-        stream="s",
-        request=None,
-        session=None,
-        model=model,
-        incident=None,
-        cause=None,
-        data=data,
-    )
+    return made(kind, data, seq=seq, time_us=int((BEGIN + minute) * MINUTE_US), model=model)
 
 
 def finished(seq: int, minute: float, model: str | None = "m0", **fields: Any) -> Recorded:

@@ -21,6 +21,7 @@ from lmx_ledger.ledger.store import migrate
 from lmx_ledger.ledger.ticket import Place
 from lmx_ledger.slo import histogram
 from lmx_ledger.slo.rollup import EMPTY, MINUTE_US, NO_MODEL, Rollup, RollupProjection, added, merged, rollups
+from tests.recorded import recorded as made
 from tests.slo import parts
 
 BEGIN_US = 1_000_000 * MINUTE_US
@@ -111,22 +112,7 @@ def test_hours_stand_for_their_minutes_in_any_window(at: list[int], since: int, 
 
 
 def recorded(minute: int, ms: float) -> Recorded:
-    return Recorded(
-        seq=1,
-        id="",
-        time_us=BEGIN_US + minute * MINUTE_US + 17,
-        boot="boot",
-        type="model.loaded",
-        v=1,
-        severity=ev.Severity.INFO,
-        stream="s",
-        request=None,
-        session=None,
-        model="m0",
-        incident=None,
-        cause=None,
-        data={"ms": ms},
-    )
+    return made("model.loaded", {"ms": ms}, time_us=BEGIN_US + minute * MINUTE_US + 17, model="m0")
 
 
 def test_what_has_no_value_does_not_count_and_zero_does(file: Path) -> None:
