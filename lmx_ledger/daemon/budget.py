@@ -102,6 +102,10 @@ class Budget:
         self._wake.set()
         try:
             return await granted
+        except InsufficientMemory:
+            # It does not come back, and nothing is kept for it.
+            self._accounts.returning.pop(model.id, None)
+            raise
         finally:
             self._loads.pop(model.id, None)
 

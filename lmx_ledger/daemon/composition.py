@@ -97,7 +97,7 @@ class Parts:
             self.heat,
             enabled=config.drills.enabled,
             url=url,
-            key=next(iter(config.server.api_keys), None),
+            settings=settings,
         )
         self.incidents = Incidents(ledger, reader, settings, warn)
         self.metrics = Metrics(

@@ -13,6 +13,7 @@ from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns
 from lmx_ledger.core.errors import Conflict, InvalidRequest
 from lmx_ledger.core.sensed import MemoryReading
+from lmx_ledger.core.settings import Settings
 from lmx_ledger.daemon.accounts import Accounts
 from lmx_ledger.daemon.flood import flood
 from lmx_ledger.daemon.guarding import Guard
@@ -54,7 +55,7 @@ _BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
 
 
 class Drills:
-    """One at a time. `url` is where this daemon is reached, `key` what opens its door."""
+    """One at a time. `url` is where this daemon is reached, by the keys of `settings`."""
 
     def __init__(
         self,
@@ -67,11 +68,12 @@ class Drills:
         *,
         enabled: bool,
         url: str,
-        key: str | None,
+        settings: Settings,
     ) -> None:
         self._table, self._ledger, self._accounts, self._guard = table, ledger, accounts, guard
         self._sensors, self._heat = sensors, heat
-        self._enabled, self._url, self._key = enabled, url, key
+        self._enabled, self._url, self._settings = enabled, url, settings
+        self._beginning = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._playing: asyncio.Task[dict[str, Any]] | None = None
         self._now: dict[str, Any] | None = None
@@ -95,19 +97,25 @@ class Drills:
         arguments = read_order(order)
         if not self._enabled:
             raise Conflict("drills are disabled; set [drills] enabled = true, or start with --drills, to allow them")
-        if self._task is not None:
-            running = self._now["kind"] if self._now is not None else "the last one, of which the guard is not calm yet"
-            raise Conflict(f"a drill goes on: {running}; end it with lmx drill stop, or wait for it")
-        model = self._table.find(order.model) if "model" in arguments else None
-        if model is not None:
-            arguments["model"] = model.id
-        started = ev.DrillStarted(kind=order.kind, for_s=order.for_s, arguments=arguments)
-        # Before anything else happens: the seq is what all that follows has.
-        seq = await self._ledger.commit(ev.Event(data=started, stream="drill", cause=cause), within_s=5.0)
-        self._ledger.drill = seq
-        self._now = {"kind": order.kind, "for_s": order.for_s, "arguments": arguments, "event": seq}
-        self._end_reason = "time"
-        self._task = asyncio.create_task(self._run(order, arguments, seq))
+        async with self._beginning:
+            if self._task is not None:
+                running = self._now["kind"] if self._now is not None else "the last one; the guard is not calm yet"
+                raise Conflict(f"a drill goes on: {running}; end it with lmx drill stop, or wait for it")
+            model = self._table.find(order.model) if "model" in arguments else None
+            if model is not None:
+                arguments["model"] = model.id
+            # Before anything else happens: the seq is what all that follows is labelled with.
+            started = ev.DrillStarted(kind=order.kind, for_s=order.for_s, arguments=arguments)
+            seq = await self._ledger.commit(ev.Event(data=started, stream="drill", cause=cause), within_s=5.0)
+            if seq is None:
+                unlabelled = ev.DrillFinished(kind=order.kind, reason="failed", ms=0.0, outcome={"error": "no label"})
+                self._ledger.emit(ev.Event(data=unlabelled, stream="drill", cause=cause))
+                raise Conflict("the ledger is behind, and no drill goes without its label; try again in a while")
+            self._ledger.drill = seq
+            self._now = {"kind": order.kind, "for_s": order.for_s, "arguments": arguments, "event": seq}
+            self._end_reason = "time"
+            self._playing = asyncio.create_task(self._play[order.kind](arguments, order.for_s))
+            self._task = asyncio.create_task(self._run(order.kind, self._playing, seq))
 
     async def stop(self, reason: str = "operator") -> None:
         """End the one that goes on, if one does. What it has set off is its own until that is over."""
@@ -123,9 +131,8 @@ class Drills:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _run(self, order: DrillOrder, arguments: dict[str, Any], seq: int | None) -> None:
+    async def _run(self, kind: str, playing: "asyncio.Task[dict[str, Any]]", seq: int) -> None:
         began = mono_ns()
-        self._playing = playing = asyncio.create_task(self._play[order.kind](arguments, order.for_s))
         try:
             await asyncio.wait({playing})
             self._sensors.as_they_are()
@@ -135,10 +142,13 @@ class Drills:
                 failed = playing.exception()
                 reason = reason if failed is None else "failed"
                 outcome = playing.result() if failed is None else {"error": repr(failed)}
-            ended = ev.DrillFinished(kind=order.kind, reason=reason, ms=elapsed_ms(began), outcome=outcome)
+            ended = ev.DrillFinished(kind=kind, reason=reason, ms=elapsed_ms(began), outcome=outcome)
             await self._ledger.commit(ev.Event(data=ended, stream="drill", cause=seq))
             await self._until_calm()
         finally:
+            if not self._heat.throttled:
+                # Or what told of heat would never tell that it is over.
+                self._sensors.forget()
             self._ledger.drill = None
             self._task = None
 
@@ -233,7 +243,8 @@ class Drills:
         return worker.pid
 
     async def _flood(self, arguments: dict[str, Any], for_s: float) -> dict[str, Any]:
-        return await flood(self._url, self._key, int(arguments["sessions"]), for_s)
+        key = next(iter(self._settings.now.server.api_keys), None)
+        return await flood(self._url, key, int(arguments["sessions"]), for_s)
 
 
 def read_order(order: DrillOrder) -> dict[str, Any]:

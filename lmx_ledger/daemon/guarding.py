@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -11,6 +12,7 @@ from lmx_ledger.core.clock import mono_ns, rfc3339, utc_us
 from lmx_ledger.core.config import Config
 from lmx_ledger.core.errors import Backpressure, Conflict
 from lmx_ledger.core.settings import Settings
+from lmx_ledger.daemon.terminal import warn
 from lmx_ledger.guard import signals, stages
 from lmx_ledger.guard.recorded import safe_reason
 from lmx_ledger.guard.signals import SIGNALS, Threshold
@@ -90,7 +92,7 @@ class Guard:
         self.stage = Stage.NORMAL
         """In force: its event is in the ledger."""
         self.safe_mode: SafeMode | None = None
-        self.since_us = self._clock()
+        self.since_us = utc_us()
         settings.follow(self._apply)
 
     def _apply(self, config: Config) -> None:
@@ -221,7 +223,7 @@ class Guard:
         cause = self._of_signal.get(signal) if signal is not None else None
         severity = None if up else ev.Severity.INFO
         seq = await self._ledger.commit(_event(changed, cause or latest, severity))
-        self._of_stage, self.since_us = seq, decision.at_us
+        self._of_stage, self.since_us = seq, utc_us()
         match decision.before, decision.after:
             case Stage.NORMAL, Stage.BACKPRESSURE:
                 self._refused = 0
@@ -253,12 +255,22 @@ class Guard:
         models = self._table.all()
         primary = primary_of(models)
         for model in to_shed(models):
-            shed = ev.GuardModelShed(priority=model.priority, bytes=model.resident_bytes, primary=primary.id)
-            seq = await self._ledger.commit(_event(shed, cause, model=model))
-            # It may have been asked something just now.
-            with contextlib.suppress(Conflict):
-                await self._acts.shed(model, seq or cause)
-                model.shed = self.stage >= Stage.SHEDDING
+            if self.stage < Stage.SHEDDING:
+                return
+            # It may have been asked something while the ones before it went.
+            if model not in to_shed(models):
+                continue
+            # Before anything is awaited: whoever came in between would wait for a model that goes.
+            model.shed, done = True, False
+            try:
+                shed = ev.GuardModelShed(priority=model.priority, bytes=model.resident_bytes, primary=primary.id)
+                seq = await self._ledger.commit(_event(shed, cause, model=model))
+                # An operator may have pinned it, or begun to load it anew.
+                with contextlib.suppress(Conflict):
+                    await self._acts.shed(model, seq or cause)
+                    done = True
+            finally:
+                model.shed = done and self.stage >= Stage.SHEDDING
 
     async def _restart(self, cause: ev.Cause) -> None:
         for model in self._table.all():
@@ -271,7 +283,12 @@ class Guard:
         """Beside the guard's own round: to put a model out may take a while."""
         task = asyncio.create_task(work)
         self._working.add(task)
-        task.add_done_callback(self._working.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._working.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            warn("".join(traceback.format_exception(error)))
 
     def _of(self, decision: signals.Decision) -> ev.Event:
         threshold = decision.threshold

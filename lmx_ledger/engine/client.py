@@ -358,6 +358,8 @@ class Worker:
                     if stream := self._streams.get(number):
                         stream.deliver(report)
             case wire.Restored():
+                # What is kept was read: that may take longer than any step.
+                self._heard_ns = mono_ns()
                 if stream := self._streams.get(report.stream):
                     stream.share.restored += int(report.ms * 1e6) if report.tokens else 0
                     stream.deliver(report)

@@ -66,3 +66,7 @@ class Rehearsable(NamedTuple):
         if self.heat[-1].change is not None:
             # Heat is over when what told of it tells of none, and that may be nobody else.
             self.heat[-1].change = lambda _: HeatReading(gpu_busy=0.0)
+
+    def forget(self) -> None:
+        """What was rehearsed is over for whoever looked, too: only the machine is heard from now on."""
+        self.heat[-1].change = None

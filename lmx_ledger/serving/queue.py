@@ -229,8 +229,9 @@ class AdmissionQueue:
         now_s = time.monotonic()
         ages = [now_s - place.admitted_s for place in self._admitted if place.admitted_s is not None]
         served_s = max(self._mean_s, sum(ages) / len(ages) if ages else 0.0)
-        # Whoever waits beside free places waits for memory: there are only as many lanes as are running.
-        lanes = max(len(self._admitted), 1) if self._waiting else self._max_running
+        # Whoever waits beside free places waits for memory: there are only as many lanes as are running. Where none
+        # runs the door is closed, and they will go in together.
+        lanes = len(self._admitted) if self._waiting and self._admitted else self._max_running
         return (self.waiting + 1) / lanes * served_s
 
     def retry_after_s(self) -> int:

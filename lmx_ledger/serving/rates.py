@@ -8,6 +8,7 @@ from lmx_ledger.core.clock import mono_ns
 
 _WINDOW_NS: Final = 10_000_000_000
 _RECENT: Final = 256
+_RECENT_GAPS: Final = 8_192
 _OLD_NS: Final = 600_000_000_000
 """What is older says nothing of how fast it goes just now."""
 
@@ -18,7 +19,7 @@ class Rates:
     def __init__(self) -> None:
         self._decoded: deque[tuple[int, int]] = deque()
         self._first: deque[tuple[int, float, float, int]] = deque(maxlen=_RECENT)
-        self._gaps: deque[tuple[int, Sequence[float]]] = deque(maxlen=_RECENT)
+        self._gaps: deque[tuple[int, float]] = deque(maxlen=_RECENT_GAPS)
         self.on_gaps: Callable[[str, Sequence[float]], None] | None = None
         """Told of the pauses between the tokens of each request that has ended."""
 
@@ -34,15 +35,16 @@ class Rates:
 
     def ended(self, model: str, gaps_ms: Sequence[float]) -> None:
         """A request has ended, between whose tokens were these pauses."""
-        self._gaps.append((mono_ns(), gaps_ms))
+        now = mono_ns()
+        self._gaps.extend((now, gap) for gap in gaps_ms)
         if self.on_gaps is not None and gaps_ms:
             self.on_gaps(model, gaps_ms)
 
     @property
     def itl_p95_ms(self) -> float | None:
-        """95th percentile of the pause between two tokens, over the requests of ten minutes; None without any."""
+        """95th percentile of the pause between two tokens, over the last 8,192 of ten minutes; None without any."""
         since = mono_ns() - _OLD_NS
-        return percentile_95([gap for at, gaps in self._gaps if at > since for gap in gaps])
+        return percentile_95([gap for at, gap in self._gaps if at > since])
 
     @property
     def decode_tps(self) -> float:

@@ -154,3 +154,11 @@ async def test_beside_free_places_there_are_only_as_many_lanes_as_run() -> None:
     queue.enter(1)
     # It waits for memory, so that the seven free places are of no use.
     assert queue.wait_s() == pytest.approx(4.0)
+
+
+async def test_behind_a_closed_door_all_go_in_together() -> None:
+    queue = AdmissionQueue(8, 9)
+    queue.expect(4.0)
+    queue.enter(1)
+    # A model that is just being loaded is no flood.
+    assert queue.wait_s() == pytest.approx(1.0)

@@ -1,6 +1,9 @@
 """A disk that seems slower, for rehearsals: who has read or written waits as long as such a one would take."""
 
 import time
+from typing import Final
+
+_SLICE_S: Final = 0.1
 
 
 class Pace:
@@ -10,6 +13,9 @@ class Pace:
         self.bytes_per_s = 0
 
     def spend(self, size: int) -> None:
-        """So many bytes were read or written."""
-        if self.bytes_per_s:
-            time.sleep(size / self.bytes_per_s)
+        """So many bytes were read or written. A rehearsal that ends lets go whoever waits."""
+        left = float(size)
+        while left > 0 and (pace := self.bytes_per_s):
+            slept_s = min(left / pace, _SLICE_S)
+            time.sleep(slept_s)
+            left -= slept_s * pace
