@@ -14,7 +14,7 @@ from lmx_ledger.cli.display import harmless, note, on_terminal, print_json, term
 from lmx_ledger.cli.events import moment
 from lmx_ledger.cli.options import ApiKey, AsJson, ConfigFile, Home, Url
 from lmx_ledger.cli.source import ledger_file, note_file
-from lmx_ledger.core.clock import parse_rfc3339, utc_us
+from lmx_ledger.core.clock import parse_rfc3339, rfc3339, utc_us
 
 if TYPE_CHECKING:
     from lmx_ledger.incident.state import Incident
@@ -65,15 +65,14 @@ def list_incidents(
     for name in wanted:
         if name not in _STATUSES:
             raise typer.BadParameter(f"status is one of {', '.join(_STATUSES)}", param_hint="--status")
-    since_us = moment(since, "--since")
+    since_us = moment(since, "--since") or 0
     connection = Connection(url, api_key)
     try:
-        found = connection.get("/lmx/incidents")["incidents"]
+        found = connection.get("/lmx/incidents", {"status": wanted, "since": rfc3339(since_us)})["incidents"]
     except NoDaemon:
-        found = _offline(connection, home, lambda _, __, known: [one.public() for one in known])
-    found = [one for one in found if not wanted or one["status"] in wanted]
-    if since_us is not None:
-        found = [one for one in found if one["status"] == "open" or parse_rfc3339(_last(one)) >= since_us]
+        found = _offline(
+            connection, home, lambda _, __, known: [one.public() for one in known if one.matches(wanted, since_us)]
+        )
     if as_json:
         print_json({"incidents": found})
     elif on_terminal():
@@ -194,11 +193,6 @@ def _order(connection: Connection, name: str, act: str, *, as_json: bool) -> Non
     word, at = ("Acknowledged", done["acknowledged_at"]) if act == "ack" else ("Closed", done["closed_at"])
     when = datetime.fromtimestamp(parse_rfc3339(at) / 1e6).astimezone()
     typer.echo(f"{word} {harmless(done['id'])} at {when:%H:%M:%S}: {harmless(done['title'])}")
-
-
-def _last(one: dict[str, Any]) -> str:
-    found: str = one["closed_at"] or one["resolved_at"] or one["mitigated_at"] or one["started_at"]
-    return found
 
 
 # --- without a daemon ------------------------------------------------------------------------------------------------

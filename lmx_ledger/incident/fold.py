@@ -20,7 +20,7 @@ class IncidentsFold:
     """See `ledger.fold.Fold`."""
 
     name: Final = "incidents"
-    version: Final = 1
+    version: Final = 2
     types: Final = ("incident.*", *BEGINS, *ENDS, *CHAIN)
     state: Final[Any] = State
 
@@ -113,7 +113,13 @@ def _of_incident(state: State, event: Recorded) -> State:
                 msgspec.structs.replace(incident, status=RESOLVED, resolved_us=event.time_us, changed_us=state.at_us),
             )
         case "incident.closed":
-            closed = msgspec.structs.replace(incident, status=CLOSED, closed_us=event.time_us, changed_us=state.at_us)
+            closed = msgspec.structs.replace(
+                incident,
+                status=CLOSED,
+                closed_us=event.time_us,
+                left_us=event.time_us if incident.status == OPEN else incident.left_us,
+                changed_us=state.at_us,
+            )
             return _with(state, closed)
     return state
 
@@ -155,6 +161,7 @@ def _joined(state: State, event: Recorded, incident: Incident) -> State:
         reopened_us=event.time_us if again else incident.reopened_us,
         resolved_us=None if again else incident.resolved_us,
         closed_us=None if again else incident.closed_us,
+        left_us=None if again else incident.left_us,
         changed_us=state.at_us if again else incident.changed_us,
     )
     state, incident = _assigned(state, incident, data["events"])
@@ -176,7 +183,13 @@ def _joined(state: State, event: Recorded, incident: Incident) -> State:
         for key, one in state.symptoms.items()
     }
     state = msgspec.structs.replace(state, symptoms=symptoms)
-    over = msgspec.structs.replace(other, status=MERGED, into=incident.id, changed_us=state.at_us)
+    over = msgspec.structs.replace(
+        other,
+        status=MERGED,
+        into=incident.id,
+        left_us=event.time_us if other.status == OPEN else other.left_us,
+        changed_us=state.at_us,
+    )
     return _with(_with(state, over), incident)
 
 

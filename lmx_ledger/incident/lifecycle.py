@@ -127,7 +127,8 @@ def _place(state: State, symptom: Symptom, now_us: int, policy: Policy) -> list[
         return [Opened(symptom)]
     first, *others = sorted(found, key=lambda one: (one.drill != symptom.drill, one.id))
     if others := [other for other in others if other.drill == first.drill]:
-        return [Absorbed(first, other) for other in others]
+        # One at a time: of the next it is decided with what this one makes of the first.
+        return [Absorbed(first, others[0])]
     return [Merged(first, symptom) if first.status == OPEN else Reopened(first, symptom)]
 
 

@@ -159,15 +159,17 @@ def _signals(events: Iterable[Recorded], rules: Rules) -> Iterator[On | Off]:
                 yield Off(decision.at_us, decision.name)
 
 
-def held_s(compared: Iterable[Compared], *, as_replayed: bool) -> dict[str, float]:
-    """Seconds in each raised stage, as recorded or as replayed; one that has not ended counts to the last decision."""
+def held_s(compared: Iterable[Compared], since_us: int, until_us: int, *, as_replayed: bool) -> dict[str, float]:
+    """Seconds of that time in each raised stage of one run, as recorded or as replayed."""
     changes: list[tuple[int, str]] = []
     for one in compared:
         said = one.replayed if as_replayed else one.recorded
         if one.kind == "stage" and said is not None and said.startswith("stage "):
             changes.append((one.at_us, said.partition(" -> ")[2].partition(" ")[0]))
     held: dict[str, float] = {}
-    for (at_us, stage), (until_us, _) in itertools.pairwise(changes):
-        if stage != stages.Stage.NORMAL.label:
-            held[stage] = held.get(stage, 0.0) + (until_us - at_us) / 1e6
+    # One that has not ended lasts to the end.
+    for (at_us, stage), (left_us, _) in itertools.pairwise([*changes, (until_us, "")]):
+        inside_us = min(left_us, until_us) - max(at_us, since_us)
+        if stage != stages.Stage.NORMAL.label and inside_us > 0:
+            held[stage] = held.get(stage, 0.0) + inside_us / 1e6
     return held

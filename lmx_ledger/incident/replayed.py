@@ -1,5 +1,6 @@
 """A stretch of the ledger under other rules: reads the runs that it has, and gives what a replay shows."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -19,10 +20,12 @@ class Asked(Protocol):
 
 
 class Replayed(NamedTuple):
-    """All decisions of the stretch, and the rules that were set."""
+    """All decisions of the stretch, the rules that were set, and for how many seconds each stage was raised."""
 
     given: Mapping[str, Any]
     compared: list[Compared]
+    recorded_s: Mapping[str, float]
+    replayed_s: Mapping[str, float]
 
     def public(self) -> dict[str, Any]:
         """The form of `/lmx/replay`."""
@@ -30,10 +33,7 @@ class Replayed(NamedTuple):
             "set": dict(self.given),
             "decisions": len(self.compared),
             "different": sum(not one.same for one in self.compared),
-            "stages_s": {
-                "recorded": held_s(self.compared, as_replayed=False),
-                "replayed": held_s(self.compared, as_replayed=True),
-            },
+            "stages_s": {"recorded": dict(self.recorded_s), "replayed": dict(self.replayed_s)},
             "differences": [
                 {
                     "seq": one.seq,
@@ -57,15 +57,20 @@ def replay(ledger: Asked, since_us: int, until_us: int, given: Mapping[str, str]
     """
     touched = ledger.events(EventFilter(types=TYPES, since_us=since_us, until_us=until_us, limit=_MOST))
     boots = dict.fromkeys(event.boot for event in touched)
-    compared: list[Compared] = []
+    compared, recorded_s, replayed_s = list[Compared](), Counter[str](), Counter[str]()
     values: Mapping[str, Any] = with_rules(rules.recorded([]), given).given
     for boot in boots:
         # From the run's beginning on: which signals are on at a moment is told by those before it.
         run = ledger.events(EventFilter(types=(*TYPES, *rules.TYPES), boot=boot, until_us=until_us, limit=_MOST))
         config = rules.recorded(event for event in run if event.type in rules.TYPES)
         wanted = with_rules(config, given)
-        compared += [one for one in compare(run, wanted) if since_us <= one.at_us <= until_us]
-    return Replayed(values, compared)
+        found = list(compare(run, wanted))
+        compared += [one for one in found if since_us <= one.at_us <= until_us]
+        # A run that was killed has raised nothing since.
+        end_us = min(max((event.time_us for event in run), default=until_us), until_us)
+        recorded_s.update(held_s(found, since_us, end_us, as_replayed=False))
+        replayed_s.update(held_s(found, since_us, end_us, as_replayed=True))
+    return Replayed(values, compared, recorded_s, replayed_s)
 
 
 _MOST = 1_000_000

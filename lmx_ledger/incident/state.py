@@ -21,7 +21,8 @@ class Incident(msgspec.Struct, frozen=True):
     """One fault. Times are the ledger's, but for `at_us`, `changed_us` and `calm_us`, which are the fold's own clock.
 
     `events` are the seqs of its symptoms, `signs` and `roots` what it is known again by. `into` is the incident that it
-    is a part of, `merged` are those that are a part of it. `machine_wide`: one of its faults is no model's.
+    is a part of, `merged` are those that are a part of it. `machine_wide`: one of its faults is no model's. `left_us`:
+    when it was closed or merged although a symptom was still there.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Incident(msgspec.Struct, frozen=True):
     mitigated_us: int | None = None
     resolved_us: int | None = None
     closed_us: int | None = None
+    left_us: int | None = None
     reopened: int = 0
     reopened_us: int | None = None
     drill: int | None = None
@@ -57,14 +59,16 @@ class Incident(msgspec.Struct, frozen=True):
         return all(kind in EFFECTS for kind in self.symptoms)
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing is wrong any more."""
-        return self.status in {RESOLVED, CLOSED, MERGED}
-
-    @property
     def ended_us(self) -> int | None:
-        """When its symptoms had gone for the last time; None while there is one."""
-        return None if self.status == OPEN else self.mitigated_us
+        """When its symptoms had gone for the last time, or nobody asked for them any more; None while there is one."""
+        if self.status == OPEN:
+            return None
+        return self.mitigated_us if self.left_us is None else self.left_us
+
+    def matches(self, statuses: Sequence[str], since_us: int) -> bool:
+        """Whether it has one of those (of none: any), and went on then or later."""
+        ended_us = self.ended_us
+        return (not statuses or self.status in statuses) and (ended_us is None or ended_us >= since_us)
 
     def public(self) -> dict[str, Any]:
         """As `/lmx/incidents` has it."""

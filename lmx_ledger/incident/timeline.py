@@ -113,7 +113,10 @@ class _Group:
 
 def bounds(incident: Incident, now_us: int) -> tuple[int, int]:
     """From when to when it goes."""
-    end_us = now_us if incident.ended_us is None else min(incident.ended_us + int(BEHIND_S * 1e6), now_us)
+    end_us = now_us
+    if incident.ended_us is not None:
+        # That it was resolved is a part of it.
+        end_us = min(max(incident.ended_us + int(BEHIND_S * 1e6), (incident.resolved_us or 0) + 1), now_us)
     since_us = incident.started_us - int(BEFORE_S * 1e6)
     return since_us, max(end_us, incident.detected_us, since_us)
 

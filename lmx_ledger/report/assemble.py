@@ -113,14 +113,13 @@ def _short(incident: Incident) -> Incident:
 
 
 def _header(incident: Incident, window: Window) -> Header:
-    is_open = incident.resolved_us is None
-    until_us = incident.resolved_us if incident.resolved_us is not None else max(window.until_us, incident.started_us)
+    until_us = incident.over_us if incident.over_us is not None else max(window.until_us, incident.started_us)
     return Header(
         incident=incident.id,
         title=incident.title,
         severity=incident.severity,
         status=incident.status,
-        open=is_open,
+        open=incident.over_us is None,
         drill=incident.drill,
         reopened=incident.reopened,
         models=list(incident.models),

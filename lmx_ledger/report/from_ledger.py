@@ -60,6 +60,7 @@ def _incident(incident: state.Incident) -> Incident:
         acknowledged_us=incident.acknowledged_us,
         mitigated_us=incident.mitigated_us,
         resolved_us=incident.resolved_us,
+        closed_us=incident.left_us if incident.closed_us is None else incident.closed_us,
         reopened=incident.reopened,
         drill=incident.drill is not None,
         models=incident.models,

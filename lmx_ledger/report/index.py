@@ -9,7 +9,7 @@ import msgspec
 
 from lmx_ledger.report.model import FORM, Header
 from lmx_ledger.report.pages_read import filled
-from lmx_ledger.report.text import harmless, lasted, moment, plain
+from lmx_ledger.report.text import harmless, lasted, moment, plain, us
 
 FORMS: Final = ("html", "md", "json")
 INDEX: Final = "index.html"
@@ -49,8 +49,8 @@ def entries_of(folder: Path) -> tuple[list[Entry], list[str]]:
             beginning = _decode(file.read_bytes())
             if beginning.form > FORM:
                 raise msgspec.ValidationError("a later form")
-            moment(beginning.header.started)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            us(beginning.header.started)
+        except (OSError, ValueError, msgspec.DecodeError):
             unread.append(plain(file.name, 80))
             continue
         forms = tuple(form for form in FORMS if file.with_suffix(f".{form}").exists())

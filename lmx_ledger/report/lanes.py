@@ -114,14 +114,14 @@ def _incident(incident: Incident, window: Window) -> list[Band]:
     ends = [
         (incident.detected_us, "unnoticed", "plain"),
         (incident.mitigated_us, "open", "bad"),
-        (incident.resolved_us, *rest),
+        (incident.over_us, *rest),
     ]
     bands, at_us = list[Band](), incident.started_us
     for end_us, name, tone in ends:
         if end_us is not None and end_us > at_us:
             bands.append(Band(from_us=at_us, until_us=end_us, label=name, tone=tone))
             at_us = end_us
-    if incident.resolved_us is None and window.until_us > at_us:
+    if incident.over_us is None and window.until_us > at_us:
         bands.append(Band(from_us=at_us, until_us=window.until_us, label=rest[0], tone=rest[1]))
     return bands
 

@@ -30,10 +30,16 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     acknowledged_us: int | None = None
     mitigated_us: int | None = None
     resolved_us: int | None = None
+    closed_us: int | None = None
     reopened: int = 0
     drill: bool = False
     models: tuple[str, ...] = ()
     opened_by: tuple[int, ...] = ()
+
+    @property
+    def over_us(self) -> int | None:
+        """When it was resolved, or was closed without that; None while it goes on."""
+        return self.closed_us if self.resolved_us is None else self.resolved_us
 
 
 class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,9 +41,9 @@ def window_of(incident: Incident, events: Sequence[Recorded]) -> Window:
 
     A time that lies further off is a clock that was set, and no reason to draw years.
     """
-    known = [t for t in (incident.detected_us, incident.mitigated_us, incident.resolved_us) if t is not None]
+    known = [t for t in (incident.detected_us, incident.mitigated_us, incident.over_us) if t is not None]
     first, last = min([incident.started_us, *known]), max([incident.started_us, *known])
-    if incident.resolved_us is None:
+    if incident.over_us is None:
         # While it is open its end is what was written last.
         last = max(last, max((e.time_us for e in events[-100:]), default=last))
     margin = max(last - first, _MARGIN_US)
@@ -55,7 +55,7 @@ def window_of(incident: Incident, events: Sequence[Recorded]) -> Window:
 
 def during(incident: Incident, events: Sequence[Recorded], window: Window) -> list[Recorded]:
     """Those of the incident itself, by their seqs: a clock that was set in between puts none of them outside."""
-    until_us = window.until_us if incident.resolved_us is None else incident.resolved_us
+    until_us = window.until_us if incident.over_us is None else incident.over_us
     inside = [event.seq for event in events if incident.started_us <= event.time_us <= until_us]
     if not inside:
         return []

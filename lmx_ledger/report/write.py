@@ -111,5 +111,5 @@ def _sync(folder: Path) -> None:
 
 def _why(folder: Path, error: OSError) -> str:
     if error.errno in _FULL:
-        return f"the report was not written: the disk of {folder} is full; free some of it, or set [report] dir"
-    return f"the report was not written to {folder}: {error.strerror}; mend its permissions, or set [report] dir"
+        return f"the report was not written: the disk of {folder} is full; free some of it, or name another folder"
+    return f"the report was not written to {folder}: {error.strerror}; mend its permissions, or name another folder"

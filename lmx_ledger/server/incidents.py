@@ -8,13 +8,12 @@ from quart import Blueprint, Response, request
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.errors import InvalidRequest
-from lmx_ledger.core.reading import read_moment
 from lmx_ledger.incident.account import distrust, openers, told, told_timeline, window
 from lmx_ledger.incident.state import STATUSES, Incident
 from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.report.from_ledger import FORMS, as_form, postmortem
 from lmx_ledger.server.context import Context
-from lmx_ledger.server.operator import asked, json_of, unavailable
+from lmx_ledger.server.operator import asked, json_of, moment, unavailable
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -30,18 +29,12 @@ def blueprint(context: Context) -> Blueprint:
         for status in statuses:
             if status not in STATUSES:
                 raise InvalidRequest(f"status is one of {', '.join(STATUSES)}", param="status")
-        since_us = 0
-        if "since" in request.args:
-            try:
-                since_us = read_moment(request.args["since"], utc_us())
-            except ValueError as error:
-                raise InvalidRequest(f"since: {error}", param="since") from None
+        since_us = moment("since", request.args["since"]) if "since" in request.args else 0
         try:
             state = await context.incidents.state()
         except LedgerError as error:
             raise unavailable(error) from error
-        found = [one for one in state.all() if not statuses or one.status in statuses]
-        return json_of({"incidents": [one.public() for one in found if (one.ended_us or utc_us()) >= since_us]})
+        return json_of({"incidents": [one.public() for one in state.all() if one.matches(statuses, since_us)]})
 
     @face.get("/lmx/incidents/<name>")
     async def one(name: str) -> Response:

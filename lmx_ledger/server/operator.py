@@ -148,7 +148,7 @@ def _status_at(context: Context, arguments: MultiDict[str, str]) -> dict[str, An
     snapshots = context.config.home / FILE
     try:
         return public(
-            status_at(History(context.ledger.path, context.reader), snapshots, _moment("at", arguments["at"]), now_us),
+            status_at(History(context.ledger.path, context.reader), snapshots, moment("at", arguments["at"]), now_us),
             port,
         )
     except NothingThen as nothing:
@@ -177,7 +177,7 @@ def read_filter(arguments: MultiDict[str, str]) -> EventFilter:
             values[name] = number(name, arguments[name])
     for name in ("since", "until"):
         if name in arguments:
-            values[f"{name}_us"] = _moment(name, arguments[name])
+            values[f"{name}_us"] = moment(name, arguments[name])
     if "severity" in arguments:
         try:
             values["severity"] = Severity.parse(arguments["severity"])
@@ -208,7 +208,12 @@ def number(name: str, text: str) -> int:
     return int(text)
 
 
-def _moment(name: str, text: str) -> int:
+def moment(name: str, text: str) -> int:
+    """Of an argument, a duration back from now or a time: microseconds.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
     try:
         return read_moment(text, utc_us())
     except ValueError as error:

@@ -7,11 +7,10 @@ from quart import Blueprint, Response, request
 
 from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.errors import InvalidRequest
-from lmx_ledger.core.reading import read_moment
 from lmx_ledger.incident.replayed import replay
 from lmx_ledger.incident.rules import BadRule
 from lmx_ledger.server.context import Context
-from lmx_ledger.server.operator import asked, json_of
+from lmx_ledger.server.operator import asked, json_of, moment
 from lmx_ledger.server.reading import read_json, typed
 
 _HOUR = "1h"
@@ -32,12 +31,8 @@ def blueprint(context: Context) -> Blueprint:
     @face.post("/lmx/replay")
     async def replayed() -> Response:
         order = typed(await read_json(request, context.config.server), Order)
-        now_us = utc_us()
-        try:
-            since_us = read_moment(order.since, now_us)
-            until_us = now_us if order.until is None else read_moment(order.until, now_us)
-        except ValueError as error:
-            raise InvalidRequest(str(error), param="since") from None
+        since_us = moment("since", order.since)
+        until_us = utc_us() if order.until is None else moment("until", order.until)
         try:
             found = await asked(replay, context.reader, since_us, until_us, order.set)
         except BadRule as error:

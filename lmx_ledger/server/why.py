@@ -7,16 +7,15 @@ import psutil
 from quart import Blueprint, Response, request
 from werkzeug.datastructures import MultiDict
 
-from lmx_ledger.core.clock import rfc3339, utc_us
+from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.errors import InvalidRequest, NotFound
-from lmx_ledger.core.reading import read_moment
 from lmx_ledger.incident.costs import costs, events_since
 from lmx_ledger.incident.evidence import gather
 from lmx_ledger.incident.slowest import BY, last_ended, slowest
 from lmx_ledger.incident.why import why
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.server.context import Context
-from lmx_ledger.server.operator import asked, json_of, number
+from lmx_ledger.server.operator import asked, json_of, moment, number
 
 _KNOWN: Final = ("last", "slowest", "since", "by")
 _MOST: Final = 100
@@ -37,7 +36,7 @@ def blueprint(context: Context) -> Blueprint:
             by = request.args.get("by", "wall")
             if by not in BY:
                 raise InvalidRequest(f"by is {' or '.join(BY)}", param="by")
-            since_us = _moment(request.args["since"]) if "since" in request.args else None
+            since_us = moment("since", request.args["since"]) if "since" in request.args else None
             rows = await asked(slowest, context.reader, count, since_us, by, psutil.pid_exists, here())
             return json_of({"slowest": rows, "by": by})
         if "last" not in request.args:
@@ -50,7 +49,7 @@ def blueprint(context: Context) -> Blueprint:
     @face.get("/lmx/why/costs")
     async def dear() -> Response:
         _only(request.args, ("since",))
-        since_us = _moment(request.args.get("since", _COSTS_SINCE))
+        since_us = moment("since", request.args.get("since", _COSTS_SINCE))
         told = await asked(lambda: costs(events_since(context.reader, since_us)))
         return json_of({"since": rfc3339(max(since_us, 0)), **told})
 
@@ -79,10 +78,3 @@ def _only(arguments: MultiDict[str, str], known: tuple[str, ...]) -> None:
     for name in arguments:
         if name not in known:
             raise InvalidRequest(f"{name!r} is not known here; there are {', '.join(known)}", param=name)
-
-
-def _moment(text: str) -> int:
-    try:
-        return read_moment(text, utc_us())
-    except ValueError as error:
-        raise InvalidRequest(f"since: {error}", param="since") from None

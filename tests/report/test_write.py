@@ -46,7 +46,7 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> No
 
 def test_a_folder_that_is_a_file_is_said_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "reports").write_text("mine")
-    with pytest.raises(NotWritten, match=r"\[report\] dir"):
+    with pytest.raises(NotWritten, match="or name another folder"):
         write(tmp_path / "reports", "inc_a", report())
     assert (tmp_path / "reports").read_text() == "mine"
 
