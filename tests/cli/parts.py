@@ -21,7 +21,7 @@ from lmx_ledger.core import events as ev
 from lmx_ledger.ledger.writer import Ledger
 from tests.conftest import free_port
 
-PATIENCE_S = 240
+PATIENCE_S = 150
 
 
 def command(*arguments: str) -> list[str]:

@@ -119,7 +119,7 @@ def test_a_rehearsed_heat_lowers_the_ceiling_and_its_end_gives_it_back(start_dae
     folder = write_bench_model(tmp_path / "long", Shape(1, context=131_072))
     more = '[drills]\nenabled = true\n[sensors]\nevery = "200ms"\n[guard]\ncool_after = "1s"\nsafe_dwell = "1s"\n'
     running = start_daemon(config(folder, more))
-    started = running.post("/lmx/drills", {"kind": "thermal", "gpu_drop": 0.21, "for_s": 9}).json()["running"]
+    started = running.post("/lmx/drills", {"kind": "thermal", "gpu_drop": 0.21, "for_s": 600}).json()["running"]
     changed = running.wait_event("guard.context_ceiling_changed")
     assert (changed["data"]["from"], changed["data"]["to"]) == (131_072, 64_000)
     assert running.get("/lmx/status")["max_context_tokens"] == 64_000
@@ -133,6 +133,7 @@ def test_a_rehearsed_heat_lowers_the_ceiling_and_its_end_gives_it_back(start_dae
     throttled = "[LMX-Guard] Thermal throttle detected (GPU freq drop 21%)."
     at = logs.index(throttled)
     assert logs[at + 1] == "[LMX-Guard] Applying safe mode: max_context_tokens=64000"
+    assert running.post("/lmx/drills", {"kind": "stop"}).status_code == 200
     wait_for(running, "guard.context_ceiling_changed", 131_072)
     assert running.get("/lmx/status")["max_context_tokens"] == 131_072
     assert ask_long(running, 70_000).status_code == 200
@@ -167,8 +168,14 @@ def test_of_drills_that_are_asked_for_at_once_one_begins(start_daemon: Start, mo
         asked = [operators.submit(running.post, "/lmx/drills", {"kind": "swap", "for_s": 60}) for _ in range(4)]
         assert sorted(one.result().status_code for one in asked) == [200, 409, 409, 409]
     assert len(running.events(type="drill.started")) == 1
-    assert running.post("/lmx/drills", {"kind": "stop"}).json()["running"] is None
+    assert running.post("/lmx/drills", {"kind": "stop"}).status_code == 200
     assert running.wait_event("drill.finished")["data"]["reason"] == "operator"
+
+
+def test_a_drill_ends_by_itself_when_its_time_is_over(start_daemon: Start, model: Path) -> None:
+    running = start_daemon(config(model, "[drills]\nenabled = true\n"))
+    assert running.post("/lmx/drills", {"kind": "swap", "for_s": 1}).status_code == 200
+    assert running.wait_event("drill.finished")["data"]["reason"] == "time"
 
 
 def test_swapping_without_end_goes_through_the_stages_and_no_stream_is_lost(start_daemon: Start, model: Path) -> None:
@@ -181,7 +188,7 @@ def test_swapping_without_end_goes_through_the_stages_and_no_stream_is_lost(star
     undisturbed = ask(running, "stream", 3_000).json()["choices"][0]["text"]
     running.wait_event("kv.saved")
     assert ask(running, "b", model="b").status_code == 200
-    assert running.post("/lmx/drills", {"kind": "swap", "for_s": 15}).status_code == 200
+    assert running.post("/lmx/drills", {"kind": "swap", "for_s": 600}).status_code == 200
     wait_for_stage(running, "backpressure")
     with ThreadPoolExecutor(1) as client:
         stream = client.submit(ask, running, "stream", 3_000)
@@ -199,6 +206,7 @@ def test_swapping_without_end_goes_through_the_stages_and_no_stream_is_lost(star
         assert (exited["cause"], exited["data"]["expected"]) == (requested["seq"], True)
         assert running.wait_event("engine.restarted")["model"] == "a"
         whole = stream.result()
+    assert running.post("/lmx/drills", {"kind": "stop"}).status_code == 200
     assert whole.json()["choices"][0]["text"] == undisturbed
     wait_for_stage(running, "normal")
     wait_for(running, "guard.context_ceiling_changed", 131_072)
@@ -223,7 +231,7 @@ def test_a_drill_that_is_ended_early_keeps_its_label_until_what_it_set_off_is_ov
     while running.get("/lmx/drills")["label"] is not None:
         time.sleep(0.1)
     # This machine has no GPU: what was made up of one does not stay.
-    while "lmx_gpu_busy_ratio" in httpx.get(f"{running.url}/metrics").text:
+    while "\nlmx_gpu_busy_ratio " in httpx.get(f"{running.url}/metrics").text:
         time.sleep(0.1)
     assert ask(running, "afterwards").status_code == 200
     assert "drill" not in running.wait_event("request.finished")["data"]

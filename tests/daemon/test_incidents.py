@@ -1,6 +1,7 @@
 """Incidents of a running daemon: one per fault, written down once, remembered by the ledger."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,5 @@ async def eventually_looked(incidents: Incidents, holds: Callable[[], bool]) -> 
         await eventually(holds)
     finally:
         task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -180,16 +180,17 @@ def test_a_refusal_by_a_rehearsed_safe_mode_says_so(start_daemon: Start, tmp_pat
     folder = write_bench_model(tmp_path / "long", Shape(1, context=131_072))
     more = '[drills]\nenabled = true\n[sensors]\nevery = "200ms"\n[context]\nsafe_mode_tokens = 100\n'
     daemon = start_daemon(config(("m", folder), more=more))
-    assert daemon.post("/lmx/drills", {"kind": "thermal", "for_s": 30}).status_code == 200
+    assert daemon.post("/lmx/drills", {"kind": "thermal", "for_s": 600}).status_code == 200
     changed = daemon.wait_event("guard.context_ceiling_changed")
     refused = httpx.post(f"{daemon.url}/v1/completions", json=body(tokens=200), timeout=60)
     assert refused.status_code == 400
+    daemon.wait_event("request.rejected", request=refused.headers["X-Request-ID"])
     answer = daemon.get(f"/lmx/why/{refused.headers['X-Request-ID']}")
     assert (answer["state"], answer["parts"]) == ("rejected", [])
     assert "safe mode began, because heat slowed this machine: at most 100 tokens" in answer["text"]
     assert f"(event {changed['seq']})" in answer["text"]
     assert any("rehearsal" in note["text"] for note in answer["notes"])
-    short = daemon.get(f"/lmx/why/{ask(daemon, max_tokens=500)}")
+    short = why(daemon, ask(daemon, max_tokens=500))
     assert any("held to 60 tokens where 500 were asked for" in note["text"] for note in short["notes"])
 
 

@@ -38,16 +38,17 @@ def test_a_recorded_fault_is_one_incident_with_its_cause_among_the_first(name: s
     assert [line.time_us for line in shown] == sorted(line.time_us for line in shown)
     assert {line.first_seq for line in shown if line.symptom} & set(incident.events)
     hit = affected(found.events, incident)
-    assert hit.requests >= hit.sessions
+    assert hit.refused + hit.failed + hit.slow > 0
     reader.close()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ["engine-hang", "flood", "slow-disk", "swap", "thermal"])
 def test_that_it_was_a_rehearsal_changes_nothing_in_the_ranking(name: str) -> None:
     events, _ = scenario(name)
     (incident,) = Replayed().feed(events).state.all()
     since_us, until_us = events[0].time_us, events[-1].time_us
     ranked = rank(events, incident, since_us, until_us)
     stripped = list(without_rehearsals(events))
+    assert stripped != events
     assert not [e for e in stripped if e.type.startswith("drill.") or "drill" in e.data]
     assert rank(stripped, incident, since_us, until_us) == ranked != []

@@ -161,3 +161,5 @@ def test_a_bar_is_as_long_as_its_parts() -> None:
 @given(some.text(max_size=60), some.floats(0, 400))
 def test_a_text_that_is_fitted_fits(text: str, room: float) -> None:
     assert width_of(fitted(text, room)) <= room or fitted(text, room) == ""
+    if width_of(text) <= room:
+        assert fitted(text, room) == text
