@@ -62,7 +62,7 @@ bench: install ## Measure this machine, beside baselines of the same run
 	@$(BIN)/lmx bench memory
 	@$(BIN)/lmx bench guard
 
-benchmarks: install ## Measure ledger, engine and memory at length (an hour) and write docs/benchmarks.md
+benchmarks: install ## Measure ledger, engine, memory and guard at length (an hour) and write docs/benchmarks.md
 	@mkdir -p build
 	@$(BIN)/lmx bench engine --kills 20 --out build/bench-engine.json
 	@$(BIN)/lmx bench memory --out build/bench-memory.json

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
 
+import msgspec
 import typer
 
 from lmx_ledger.cli.connection import Connection, Failure, NoDaemon, home_folder
@@ -254,11 +255,13 @@ def _report(
 def _write_into(folder: Path, body: bytes, *, as_json: bool) -> None:
     from lmx_ledger.report.write import NotWritten, read_json, write  # noqa: PLC0415
 
-    document = read_json(body)
     try:
+        document = read_json(body)
         written = write(folder, document.header.incident, document)
     except NotWritten as error:
         raise Failure(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise Failure(f"the report cannot be read ({error}); is the daemon of another version?") from None
     if as_json:
         print_json({name: str(file) for name, file in written._asdict().items()})
     else:

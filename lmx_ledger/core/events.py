@@ -643,7 +643,7 @@ class GuardThresholdBreached(EventData, frozen=True, kw_only=True):
     `fraction` is used of the limit. `reason`: `used`, or why the limit is lowered (`other_programs`, `cgroup`, `swap`,
     `pressure`); a lowering says `from_bytes`, `to_bytes`, and the `readings` that it was taken from.
 
-    Of the guard's signals (`queue_wait`, `memory_full`, `swap`, `thermal`, `gpu`, `burn`, `stalled`): `value` has
+    Of the guard's signals (`queue_wait`, `memory_full`, `swap`, `thermal`, `gpu`, `burn`): `value` has
     reached `threshold`, and is below it again at `clears_at`; `at_us` is the guard's clock.
 
     `asked` is all that the guard of memory was given: asked again it says the same.

@@ -8,9 +8,9 @@ Nothing is decided by an event as such, but by what the events add up to: a deci
 before the daemon died is taken by the next one, and one that another daemon has written down is not taken again.
 """
 
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from lmx_ledger.incident.fold import IncidentsFold, is_past
+from lmx_ledger.incident.fold import is_past
 from lmx_ledger.incident.state import MITIGATED, OPEN, RESOLVED, Incident, State
 from lmx_ledger.incident.symptom import ALERT, Symptom
 
@@ -76,9 +76,6 @@ class Closed(NamedTuple):
 
 
 Decision: TypeAlias = Opened | Merged | Reopened | Absorbed | Mitigated | Resolved | Closed
-
-evolve: Final = IncidentsFold().evolve
-"""The state after one more event."""
 
 
 def decide(state: State, now_us: int, policy: Policy) -> list[Decision]:

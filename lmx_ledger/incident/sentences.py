@@ -25,7 +25,6 @@ _SIGNALS: Final = {
     "thermal": "heat slowed the machine",
     "gpu": "the GPU was busy for too long",
     "burn": "an objective's budget burned too fast",
-    "stalled": "nothing moved any more",
 }
 _LOADED_FOR: Final = {
     "configured": "the configuration names it",

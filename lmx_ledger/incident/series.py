@@ -10,7 +10,6 @@ from lmx_ledger.guard.thermal import Policy as HeatPolicy
 SECOND_US: Final = 1_000_000
 AHEAD_S: Final = 5
 
-ARRIVALS: Final = "arrivals"
 NEW: Final = "new_sessions"
 REFUSED: Final = "refused"
 FAILED: Final = "failed"
@@ -115,7 +114,6 @@ class Seconds:
         self.seqs[name].append(event.seq)
 
     def _received(self, event: Recorded) -> None:
-        self._add(ARRIVALS, event)
         who = event.session or event.data.get("client") or "?"
         if event.session is None or event.session not in self._seen:
             self._seen.add(event.session or "")

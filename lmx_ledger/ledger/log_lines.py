@@ -8,7 +8,7 @@ from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.core.units import show_bytes, show_duration
 
-SIGNALS: Final = ("queue_wait", "memory_full", "swap", "thermal", "gpu", "burn", "stalled")
+SIGNALS: Final = ("queue_wait", "memory_full", "swap", "thermal", "gpu", "burn")
 """What the guard's stages go by, beside the threshold of memory."""
 _LONGEST_VALUE: Final = 160
 _GUARD: Final = ("guard.", "sensor.", "breaker.", "drill.", "incident.")

@@ -1,1 +1,1 @@
-"""A postmortem that writes itself: an incident and the ledger's events as JSON, Markdown and one HTML file."""
+"""The postmortem of an incident, made of it and the ledger's events: JSON, Markdown and one HTML file."""

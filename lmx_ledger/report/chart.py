@@ -1,7 +1,5 @@
 """Figures as data: what is drawn, before it is drawn. Times are microseconds since the epoch, UTC."""
 
-from typing import Literal
-
 import msgspec
 
 
@@ -95,4 +93,3 @@ class BarChart(msgspec.Struct, frozen=True, kw_only=True, tag="bars"):
 
 
 Chart = TimeChart | LaneChart | BarChart
-Tone = Literal["calm", "busy", "warn", "bad", "plain"]

@@ -34,7 +34,6 @@ OF_SIGNAL: Final = {
     "thermal": CLOCK,
     "gpu": BUSY,
     "burn": FIRST,
-    "stalled": FIRST,
 }
 """By the guard's signals."""
 _SAYS: Final = {"queue_wait": 1000.0, "memory_full": 1.0, "gpu": 1.0}

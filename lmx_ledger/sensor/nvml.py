@@ -33,7 +33,6 @@ class NvmlReading(NamedTuple):
 
     busy: float | None
     mhz: int | None
-    max_mhz: int | None
     celsius: int | None
     reasons: int | None
 
@@ -107,7 +106,6 @@ class Nvml:
         device, graphics = self._device, ctypes.c_int(_GRAPHICS)
         busy = self._ask("nvmlDeviceGetUtilizationRates", _Utilization(), device)
         mhz = self._ask("nvmlDeviceGetClockInfo", ctypes.c_uint(), device, graphics)
-        max_mhz = self._ask("nvmlDeviceGetMaxClockInfo", ctypes.c_uint(), device, graphics)
         celsius = self._ask("nvmlDeviceGetTemperature", ctypes.c_uint(), device, ctypes.c_int(_TEMPERATURE_GPU))
         reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons", ctypes.c_ulonglong(), device)
         if reasons is None:
@@ -116,7 +114,6 @@ class Nvml:
         return NvmlReading(
             busy=None if busy is None else min(busy.gpu, 100) / 100,
             mhz=None if mhz is None else mhz.value,
-            max_mhz=None if max_mhz is None else max_mhz.value,
             celsius=None if celsius is None else celsius.value,
             reasons=None if reasons is None else reasons.value,
         )

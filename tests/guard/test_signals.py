@@ -20,6 +20,7 @@ from lmx_ledger.guard.signals import (
     decide,
     evolve,
 )
+from lmx_ledger.ledger import log_lines
 
 POLICY = {
     QUEUE_WAIT: Threshold(15.0, 5.0),
@@ -59,6 +60,10 @@ def test_a_figure_that_has_to_hold_for_a_while_begins_again_where_it_was_not_kno
 def test_a_gpu_that_is_busy_for_a_moment_is_none() -> None:
     found = run(Observed(second * S, {GPU: 1.0 if second % 10 else 0.5}) for second in range(300))
     assert found == []
+
+
+def test_there_is_a_log_line_for_each_of_them() -> None:
+    assert log_lines.SIGNALS == SIGNALS
 
 
 def test_what_is_no_figure_changes_nothing() -> None:

@@ -78,7 +78,7 @@ class Gpu(Nvml):
 
 
 def test_what_nvml_says_is_the_reading_of_the_gpu() -> None:
-    said = NvmlReading(busy=0.97, mhz=1_095, max_mhz=1_980, celsius=84, reasons=0x20)
+    said = NvmlReading(busy=0.97, mhz=1_095, celsius=84, reasons=0x20)
     assert NvidiaGpu(Gpu(said)).read() == HeatReading(gpu_busy=0.97, gpu_mhz=1_095, celsius=84, slowed=True)
     assert NvidiaGpu(Gpu(None)).read() == HeatReading()
     with pytest.raises(SensorError, match="gave 15"):

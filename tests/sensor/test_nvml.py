@@ -45,8 +45,6 @@ class Library:
             case "nvmlDeviceGetClockInfo", (device, graphics, out):
                 assert (device.value, graphics.value) == (4_711, 0)
                 out._obj.value = 1_095
-            case "nvmlDeviceGetMaxClockInfo", (_, _, out):
-                out._obj.value = 1_980
             case "nvmlDeviceGetTemperature", (_, _, out):
                 out._obj.value = 84
             case (("nvmlDeviceGetCurrentClocksEventReasons" | "nvmlDeviceGetCurrentClocksThrottleReasons"), (_, out)):
@@ -63,7 +61,7 @@ def gpu(library: Library) -> Nvml:
 def test_a_gpu_is_read_and_opened_once() -> None:
     library = Library()
     one = gpu(library)
-    expected = NvmlReading(busy=0.97, mhz=1_095, max_mhz=1_980, celsius=84, reasons=0x1)
+    expected = NvmlReading(busy=0.97, mhz=1_095, celsius=84, reasons=0x1)
     assert (one.read(), one.read(), library.opened) == (expected, expected, 1)
     one.close()
     assert (library.closed, one.read()) == (1, expected)
@@ -105,13 +103,12 @@ def test_what_a_gpu_does_not_support_it_does_not_say() -> None:
     library = Library(
         nvmlDeviceGetUtilizationRates=3,
         nvmlDeviceGetClockInfo=4,
-        nvmlDeviceGetMaxClockInfo=3,
         nvmlDeviceGetTemperature=3,
         nvmlDeviceGetCurrentClocksEventReasons=13,
         nvmlDeviceGetCurrentClocksThrottleReasons=3,
     )
     said = gpu(library).read()
-    assert said == NvmlReading(None, None, None, None, None)
+    assert said == NvmlReading(None, None, None, None)
     assert said.slowed is None
 
 
