@@ -96,6 +96,7 @@ def affected(events: Sequence[Recorded], incident: Incident) -> Affected:
     end_us = incident.ended_us if incident.ended_us is not None else max((e.time_us for e in events), default=start_us)
     asked, sessions = set[str](), set[str]()
     refused, failed, slow = 0, 0, 0
+    lowered = _lowered(events)
     for event in events:
         # Who asked before its end and was answered behind it was hit as well.
         came_us = event.time_us
@@ -107,7 +108,7 @@ def affected(events: Sequence[Recorded], incident: Incident) -> Affected:
         match event.type:
             case "request.received":
                 asked.add(event.request or "")
-            case "request.rejected" if event.data["status"] in REFUSALS:
+            case "request.rejected" if _is_hit(event, lowered):
                 refused, hit = refused + 1, True
             case "request.failed":
                 failed, hit = failed + 1, True
@@ -118,6 +119,38 @@ def affected(events: Sequence[Recorded], incident: Incident) -> Affected:
             if event.session:
                 sessions.add(event.session)
     return Affected(len(asked), refused, failed, slow, len(sessions), usual)
+
+
+def _lowered(events: Sequence[Recorded]) -> set[int]:
+    """The events that held prompts shorter than they may be otherwise."""
+    return {e.seq for e in events if e.type == "guard.context_ceiling_changed" and e.data["to"] < e.data["from"]}
+
+
+def _is_hit(refusal: Recorded, lowered: set[int]) -> bool:
+    """Whether a refusal is the server's trouble rather than the request's own."""
+    return refusal.data["status"] in REFUSALS or refusal.cause in lowered
+
+
+def worst(events: Sequence[Recorded], incident: Incident) -> str | None:
+    """The request that it hit hardest: the last that failed, else the last that was refused, else the slowest one."""
+    end_us = incident.ended_us if incident.ended_us is not None else max((e.time_us for e in events), default=0)
+    best: tuple[int, float, str] | None = None
+    lowered = _lowered(events)
+    for event in events:
+        wall_ms = float(event.data.get("wall_ms", 0.0))
+        if event.request is None or event.time_us < incident.started_us or event.time_us - wall_ms * 1e3 > end_us:
+            continue
+        match event.type:
+            case "request.failed":
+                found = (2, float(event.seq), event.request)
+            case "request.rejected" if _is_hit(event, lowered):
+                found = (1, float(event.seq), event.request)
+            case "request.finished":
+                found = (0, wall_ms, event.request)
+            case _:
+                continue
+        best = max(best, found) if best is not None else found
+    return best[2] if best is not None else None
 
 
 def hypotheses(found: Window, incident: Incident) -> list[Hypothesis]:
@@ -153,6 +186,7 @@ def told(incident: Incident, found: Window, openers: Sequence[Recorded], distrus
         "times": times(incident),
         "opened_by": [event.public() for event in openers],
         "affected": affected(found.events, incident).public(),
+        "worst": worst(found.events, incident),
         "hypotheses": [one.public() for one in hypotheses(found, incident)],
         "window": window_of(found),
     }

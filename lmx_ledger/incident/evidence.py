@@ -5,13 +5,14 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
+from lmx_ledger.core.clock import parse_rfc3339
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.ids import request_id_of
 from lmx_ledger.ledger.causes import causes_of, event_at
 from lmx_ledger.ledger.filter import EventFilter
 
 ENDS: Final = ("request.finished", "request.failed", "request.cancelled", "request.rejected")
-_STAYS: Final = ("request.admitted", "request.first_token", *ENDS[:3])
+_STAYS: Final = ("request.received", "request.admitted", "request.first_token", *ENDS[:3])
 _AROUND: Final = (
     "paging.*",
     "engine.exited",
@@ -23,6 +24,14 @@ _AROUND: Final = (
     "sensor.woke",
     "drill.started",
 )
+_STATES: Final = {
+    "sensor.thermal_throttled": "sensor.thermal_recovered",
+    "sensor.swap_thrash": "sensor.swap_recovered",
+}
+"""What begins that the whole machine suffers from, and what ends it."""
+_LATER_US: Final = 900_000_000
+"""So long after a request an incident may be found that had begun before it."""
+_EARLIER_US: Final = 86_400_000_000
 _TOOK_KV: Final = ("paging.planned", "kv.evicted", "engine.exited", "model.unloaded", "model.loaded", "kv.corrupt")
 _LOST: Final = frozenset({"evicted", "paged", "corrupt", "model_changed", "template_changed", "format_changed"})
 _MOST: Final = 1_000
@@ -46,7 +55,8 @@ class Asked(Protocol):
 class Stay(NamedTuple):
     """Another request of the same model in the engine: from which event on, when its prompt was read, and its end.
 
-    `read` and `ended` are None where that was not yet so; of what did not end `wall_ms` is None.
+    `read` and `ended` are None where that was not yet so; of what did not end `wall_ms` is None. `client` is what its
+    program calls itself.
     """
 
     request: str
@@ -56,13 +66,16 @@ class Stay(NamedTuple):
     ended: int | None = None
     completion_tokens: int | None = None
     wall_ms: float | None = None
+    session: str | None = None
+    client: str | None = None
 
 
 class Evidence(NamedTuple):
     """Of one request. `own` are its events; `chains` has the causes of some events by their seq, the first one first.
 
     `around` happened between its first and its last event, `before` since the last turn of its conversation, `outs`
-    are the page-outs before its page-ins, `wants` is who wanted each plan, by the plan's seq. `state`: `ended`,
+    are the page-outs before its page-ins, `wants` is who wanted each plan, by the plan's seq. `suffered` is what the
+    machine suffered from meanwhile, `incidents` are the `incident.opened` of those that it ran in. `state`: `ended`,
     `running`, or `lost` (the daemon ended without a word, or was stopped). `broken_at`: the ledger is not as it was
     written from there on.
     """
@@ -76,6 +89,8 @@ class Evidence(NamedTuple):
     outs: Sequence[Recorded] = ()
     wants: Mapping[int, Recorded] = MappingProxyType({})
     ceiling: Recorded | None = None
+    suffered: Sequence[Recorded] = ()
+    incidents: Sequence[Recorded] = ()
     state: str = "ended"
     broken_at: int | None = None
 
@@ -115,6 +130,8 @@ def gather(ledger: Asked, any_id: str, is_alive: Callable[[int], bool]) -> Evide
         outs=outs,
         wants=_wants(ledger, plans.values()),
         ceiling=_ceiling(ledger, own),
+        suffered=_suffered(ledger, own[0], last),
+        incidents=_incidents(ledger, own, model),
         state="ended" if ended else _state(ledger, own[0].boot, is_alive),
         broken_at=ledger.broken_in(max(first - _CHECKED // 2, 1), min(last, first + _CHECKED // 2)),
     )
@@ -123,10 +140,16 @@ def gather(ledger: Asked, any_id: str, is_alive: Callable[[int], bool]) -> Evide
 def stays(events: Iterable[Recorded]) -> list[Stay]:
     """Who was in the engine, from a model's events, oldest first; whose admission is not among them is left out."""
     found: dict[str, Stay] = {}
+    clients: dict[str, str | None] = {}
     for event in events:
         request = event.request or ""
-        if event.type == "request.admitted":
-            found.setdefault(request, Stay(request, event.seq, event.data["prompt_tokens"]))
+        if event.type == "request.received":
+            clients[request] = event.data["client"]
+        elif event.type == "request.admitted":
+            came = Stay(
+                request, event.seq, event.data["prompt_tokens"], session=event.session, client=clients.get(request)
+            )
+            found.setdefault(request, came)
         elif request in found and event.type == "request.first_token":
             found[request] = found[request]._replace(read=event.seq)
         elif request in found:
@@ -217,6 +240,44 @@ def _ceiling(ledger: Asked, own: Sequence[Recorded]) -> Recorded | None:
         return None
     wanted = EventFilter(types=("guard.context_ceiling_changed",), after=own[-1].seq, order="desc", limit=1)
     return next(iter(ledger.events(wanted)), None)
+
+
+def _suffered(ledger: Asked, first: Recorded, last: int) -> list[Recorded]:
+    """Heat and swapping that lasted when it came, or began before its end, in that run."""
+    found = []
+    for begins, ends in _STATES.items():
+        newest = EventFilter(types=(begins, ends), boot=first.boot, after=last + 1, order="desc", limit=2)
+        for event in ledger.events(newest):
+            # What began last may be over; that matters where it was so only after the request had come.
+            if event.type == begins:
+                found.append(event)
+                break
+            if event.seq < first.seq:
+                break
+    return found
+
+
+def _incidents(ledger: Asked, own: Sequence[Recorded], model: str | None) -> list[Recorded]:
+    """The newest one last; those that were part of another one are not told of."""
+    first_us, last_us = own[0].time_us, own[-1].time_us
+    window = EventFilter(
+        types=("incident.*",), since_us=first_us - _EARLIER_US, until_us=last_us + _LATER_US, limit=_MOST
+    )
+    open_ones: dict[str, Recorded] = {}
+    for event in ledger.events(window):
+        name, data = event.incident or "", event.data
+        match event.type:
+            case "incident.opened":
+                began_us = parse_rfc3339(data["started_at"])
+                if began_us <= last_us and (not data["models"] or model is None or model in data["models"]):
+                    open_ones[name] = event
+            case "incident.merged" if data["merged"]:
+                open_ones.pop(data["merged"], None)
+            case "incident.mitigated" if parse_rfc3339(data["at"]) < first_us:
+                open_ones.pop(name, None)
+            case "incident.closed" if event.time_us < first_us:
+                open_ones.pop(name, None)
+    return list(open_ones.values())
 
 
 def _state(ledger: Asked, boot: str, is_alive: Callable[[int], bool]) -> str:

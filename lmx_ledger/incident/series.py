@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from lmx_ledger.core.events import Recorded
+from lmx_ledger.guard import swap
+from lmx_ledger.guard.recorded_memory import asked
 from lmx_ledger.guard.thermal import Policy as HeatPolicy
 
 SECOND_US: Final = 1_000_000
@@ -162,7 +164,8 @@ class Seconds:
             self._note_disk(event, event.data["bytes"])
 
     def _restored(self, event: Recorded) -> None:
-        self._note_disk(event, event.data["read_bytes"])
+        if event.data["read_bytes"]:
+            self._note_disk(event, event.data["read_bytes"])
 
     def _saved(self, event: Recorded) -> None:
         if event.data["on_disk"]:
@@ -199,7 +202,7 @@ class Seconds:
             case "sensor.thermal_recovered":
                 self._fill(HEAT, event.time_us)
             case "sensor.swap_thrash":
-                self._begin(SWAP, event, event.time_us - int(event.data["window_s"] * 1e6))
+                self._begin(SWAP, event, event.time_us - swapped_for_us(event))
             case "sensor.swap_recovered":
                 self._fill(SWAP, event.time_us)
 
@@ -246,3 +249,25 @@ _ACTS: Final[dict[str, Any]] = {
     "config.loaded": Seconds._configured,
     "model.load_failed": Seconds._configured,
 }
+
+
+def swapped_for_us(event: Recorded) -> int:
+    """How long before a `sensor.swap_thrash` it began, by the readings that were judged: where what was written since
+    then stands out most above half of the rate there is now (CUSUM, backwards).
+
+    Without the readings (of an older ledger): the whole window that was judged.
+    """
+    question = asked(event)
+    if question is None or question.observed.reading is None:
+        return int(event.data["window_s"] * 1e6)
+    policy, now_us = question.policy.swap, question.observed.at_us
+    window = swap.noted(question.state.window, now_us, question.observed.reading, policy)
+    rate = swap.rate(window, policy)
+    if rate is None:
+        return int(event.data["window_s"] * 1e6)
+    last = window[-1]
+
+    def stands_out(one: swap.Sample) -> float:
+        return last.written_bytes - one.written_bytes - rate.second / 2 * (last.at_us - one.at_us) / 1e6
+
+    return now_us - max(window, key=stands_out).at_us

@@ -160,7 +160,7 @@ def _notes(case: Case, wall: float, *, reckoned: bool) -> list[Because]:
     drill = next((event for event in evidence.own if "drill" in event.data), None)
     if drill is not None:
         notes.append(Because(drill.data["drill"], "a rehearsal was going on: some of this was made up for it"))
-    return notes + case.degraded()
+    return [*notes, *case.degraded(), *case.meanwhile()]
 
 
 def _text(case: Case, end: Recorded | None, state: str, wall: float, ttft: float | None, parts: Sequence[Part]) -> str:

@@ -1,17 +1,21 @@
 """The postmortem of an incident, from the ledger: what was decided and seen in its time, timeline and hypotheses."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from lmx_ledger.core.slo_section import SloSection
 from lmx_ledger.incident import account, rank, state, timeline
+from lmx_ledger.incident.evidence import gather
+from lmx_ledger.incident.why import main_part, why
 from lmx_ledger.ledger import heads
 from lmx_ledger.ledger.audit import head_of
 from lmx_ledger.ledger.query import Reader
-from lmx_ledger.report.assemble import assemble
+from lmx_ledger.report.assemble import assemble, slowest_in
 from lmx_ledger.report.html import html
 from lmx_ledger.report.markdown import markdown
 from lmx_ledger.report.model import Evidence, Hypothesis, Incident, Integrity, Postmortem, Promises, TimelineLine
+from lmx_ledger.report.worst import Reason
 from lmx_ledger.report.write import json_of
 
 FORMS: Final = {
@@ -22,6 +26,7 @@ FORMS: Final = {
 """In which a report can be had, and their content types."""
 _SHOWN: Final = 12
 """Figures of a hypothesis that are told."""
+_SHOWN_SEQS: Final = 5
 
 
 def postmortem(ledger: Path, reader: Reader, incident: state.Incident, slo: SloSection, now_us: int) -> Postmortem:
@@ -32,12 +37,14 @@ def postmortem(ledger: Path, reader: Reader, incident: state.Incident, slo: SloS
     """
     found = account.window(ledger, reader, incident, now_us)
     promises = Promises(ttft_ms=slo.ttft.threshold * 1e3, itl_ms=slo.itl.threshold * 1e3)
+    told = _incident(incident)
     return assemble(
-        _incident(incident),
+        told,
         [_line(line) for line in account.lines(found, incident)],
         [_hypothesis(one) for one in account.hypotheses(found, incident)],
         found.events,
         promises=promises,
+        reasons=_reasons(reader, slowest_in(told, found.events)),
         integrity=_integrity(ledger, found),
     )
 
@@ -66,6 +73,19 @@ def _incident(incident: state.Incident) -> Incident:
         models=incident.models,
         opened_by=incident.events,
     )
+
+
+def _reasons(reader: Reader, requests: Sequence[str]) -> dict[str, Reason]:
+    """As `lmx why` has them; of those whose events are sealed away there is none."""
+    found = {}
+    for request in requests:
+        evidence = gather(reader, request, lambda _: False)
+        if evidence is not None:
+            answer = why(evidence)
+            main = main_part(answer.parts)
+            seqs = dict.fromkeys(one.seq for one in main.because) if main is not None else {}
+            found[request] = Reason(answer.text, list(seqs)[:_SHOWN_SEQS])
+    return found
 
 
 def _line(line: timeline.Line) -> TimelineLine:
