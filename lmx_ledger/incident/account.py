@@ -86,12 +86,7 @@ def _from_segments(ledger: Path, reader: Reader, incident: Incident, since_us: i
 
 def affected(events: Sequence[Recorded], incident: Incident) -> Affected:
     """From the moment when it began. Slow: a first token that took thrice as long as it had before."""
-    before = sorted(
-        float(event.data["ttft_ms"])
-        for event in events
-        if event.type == "request.first_token" and event.time_us < incident.started_us
-    )
-    usual = before[len(before) // 2] if before else None
+    usual = _usual_ttft(events, incident)
     start_us = incident.started_us
     end_us = incident.ended_us if incident.ended_us is not None else max((e.time_us for e in events), default=start_us)
     asked, sessions = set[str](), set[str]()
@@ -132,25 +127,38 @@ def _is_hit(refusal: Recorded, lowered: set[int]) -> bool:
 
 
 def worst(events: Sequence[Recorded], incident: Incident) -> str | None:
-    """The request that it hit hardest: the last that failed, else the last that was refused, else the slowest one."""
+    """The request that it hit hardest: one that failed, else of what happened to more of them (a late first token, or a
+    refusal) the longest, or the last, else the slowest one.
+    """
     end_us = incident.ended_us if incident.ended_us is not None else max((e.time_us for e in events), default=0)
-    best: tuple[int, float, str] | None = None
-    lowered = _lowered(events)
+    lowered, usual = _lowered(events), _usual_ttft(events, incident)
+    failed, refused, slow, whole = [list[tuple[float, str]]() for _ in range(4)]
     for event in events:
         wall_ms = float(event.data.get("wall_ms", 0.0))
         if event.request is None or event.time_us < incident.started_us or event.time_us - wall_ms * 1e3 > end_us:
             continue
         match event.type:
             case "request.failed":
-                found = (2, float(event.seq), event.request)
+                failed.append((float(event.seq), event.request))
             case "request.rejected" if _is_hit(event, lowered):
-                found = (1, float(event.seq), event.request)
+                refused.append((float(event.seq), event.request))
             case "request.finished":
-                found = (0, wall_ms, event.request)
-            case _:
-                continue
-        best = max(best, found) if best is not None else found
-    return best[2] if best is not None else None
+                ttft_ms = event.data["ttft_ms"] or 0.0
+                whole.append((wall_ms, event.request))
+                if usual is not None and ttft_ms > _SLOW * usual:
+                    slow.append((ttft_ms, event.request))
+    found = failed or max(slow, refused, key=len) or whole
+    return max(found)[1] if found else None
+
+
+def _usual_ttft(events: Sequence[Recorded], incident: Incident) -> float | None:
+    """The median of those before it began, in milliseconds; None where there were none."""
+    before = sorted(
+        float(event.data["ttft_ms"])
+        for event in events
+        if event.type == "request.first_token" and event.time_us < incident.started_us
+    )
+    return before[len(before) // 2] if before else None
 
 
 def hypotheses(found: Window, incident: Incident) -> list[Hypothesis]:

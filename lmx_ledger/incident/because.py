@@ -332,7 +332,17 @@ class Case:
             None,
         )
         why = f" A{sentence(cause, self._zone)[1:-1]} (event {cause.seq})." if cause is not None else ""
-        return f"It was refused with {data['status']} {plain(data['code'])}: {plain(data['message'])}.{why}"
+        told = f"It was refused with {data['status']} {plain(data['code'])}: {plain(data['message'])}."
+        return f"{told}{why}{self._burned()}"
+
+    def _burned(self) -> str:
+        """What had used up the budget, where that is why."""
+        spent, all_ms = self.evidence.burned, sum(self.evidence.burned.values())
+        if not all_ms:
+            return ""
+        dearest = sorted(spent, key=lambda part: -spent[part])[:_NAMED]
+        told = ", ".join(f"{names.PARTS.get(part, plain(part))} ({spent[part] / all_ms:.0%})" for part in dearest)
+        return f" What the requests before that took their time for: {told}."
 
     def given_up(self, end: Recorded) -> str:
         """Who ended a cancelled request."""

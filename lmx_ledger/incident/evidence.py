@@ -29,6 +29,9 @@ _STATES: Final = {
     "sensor.swap_thrash": "sensor.swap_recovered",
 }
 """What begins that the whole machine suffers from, and what ends it."""
+_BURNED_US: Final = 300_000_000
+_BURNED: Final = 200
+"""So long, and so many requests, before an alert: what they waited for is what burned."""
 _LATER_US: Final = 900_000_000
 """So long after a request an incident may be found that had begun before it."""
 _EARLIER_US: Final = 86_400_000_000
@@ -75,9 +78,10 @@ class Evidence(NamedTuple):
 
     `around` happened between its first and its last event, `before` since the last turn of its conversation, `outs`
     are the page-outs before its page-ins, `wants` is who wanted each plan, by the plan's seq. `suffered` is what the
-    machine suffered from meanwhile, `incidents` are the `incident.opened` of those that it ran in. `state`: `ended`,
-    `running`, or `lost` (the daemon ended without a word, or was stopped). `broken_at`: the ledger is not as it was
-    written from there on.
+    machine suffered from meanwhile. Of a refusal because of an alert `burned` is what the requests before that spent
+    their time on (ms by part), and `slowest` the evidence of the slowest one. `incidents` are the `incident.opened` of
+    those that it ran in. `state`: `ended`, `running`, or `lost` (the daemon ended without a word, or was stopped).
+    `broken_at`: the ledger is not as it was written from there on.
     """
 
     request: str
@@ -90,6 +94,8 @@ class Evidence(NamedTuple):
     wants: Mapping[int, Recorded] = MappingProxyType({})
     ceiling: Recorded | None = None
     suffered: Sequence[Recorded] = ()
+    burned: Mapping[str, float] = MappingProxyType({})
+    slowest: "Evidence | None" = None
     incidents: Sequence[Recorded] = ()
     state: str = "ended"
     broken_at: int | None = None
@@ -120,6 +126,8 @@ def gather(ledger: Asked, any_id: str, is_alive: Callable[[int], bool]) -> Evide
     for event in _worth_following(own, around, outs, before):
         chains[event.seq] = causes_of(ledger, event)
     plans = {event.seq: event for group in (around, before, *chains.values()) for event in group}
+    burned = _burned(ledger, chains.get(own[-1].seq, ()))
+    slowest = max(burned, key=lambda one: (one.data["ttft_ms"] or 0.0, one.seq), default=None)
     return Evidence(
         request=request,
         own=own,
@@ -130,6 +138,8 @@ def gather(ledger: Asked, any_id: str, is_alive: Callable[[int], bool]) -> Evide
         outs=outs,
         wants=_wants(ledger, plans.values()),
         ceiling=_ceiling(ledger, own),
+        burned=_spent(burned),
+        slowest=gather(ledger, slowest.request, is_alive) if slowest is not None and slowest.request else None,
         suffered=_suffered(ledger, own[0], last),
         incidents=_incidents(ledger, own, model),
         state="ended" if ended else _state(ledger, own[0].boot, is_alive),
@@ -255,6 +265,26 @@ def _suffered(ledger: Asked, first: Recorded, last: int) -> list[Recorded]:
             if event.seq < first.seq:
                 break
     return found
+
+
+def _burned(ledger: Asked, chain: Sequence[Recorded]) -> list[Recorded]:
+    """Of an alert in the chain: the requests that had ended before it, the newest first."""
+    alert = next((event for event in reversed(chain) if event.type == "slo.burn_alerted"), None)
+    if alert is None:
+        return []
+    wanted = EventFilter(
+        types=("request.finished",), model=alert.model, after=alert.seq, order="desc", limit=_BURNED,
+        since_us=alert.time_us - _BURNED_US,
+    )  # fmt: skip
+    return ledger.events(wanted)
+
+
+def _spent(ended: Iterable[Recorded]) -> dict[str, float]:
+    spent: dict[str, float] = {}
+    for event in ended:
+        for part, took_ms in (event.data.get("parts_ms") or {}).items():
+            spent[part] = spent.get(part, 0.0) + took_ms
+    return spent
 
 
 def _incidents(ledger: Asked, own: Sequence[Recorded], model: str | None) -> list[Recorded]:

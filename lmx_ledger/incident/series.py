@@ -40,7 +40,8 @@ class Seconds:
     """Series of `count` seconds from `base_us` on. Where nothing could be measured a value is None.
 
     `seqs` has the events behind a series, oldest first. `tokens` are prompt tokens that were computed, by whom
-    (session, else client) and second.
+    (session, else client) and second; `of_client` are the same by client alone, with how many prompts that were, and
+    `clients` says whose a request was.
     """
 
     def __init__(self, events: Iterable[Recorded], since_us: int, until_us: int) -> None:
@@ -48,6 +49,8 @@ class Seconds:
         self.count = max((until_us - since_us) // SECOND_US + 1, 1)
         self.seqs: defaultdict[str, list[int]] = defaultdict(list)
         self.tokens: dict[str, dict[int, float]] = {}
+        self.of_client: dict[str, dict[int, tuple[int, float]]] = {}
+        self.clients: dict[str, str] = {}
         self._counts: dict[str, list[float]] = {}
         self._ttft: dict[int, float] = {}
         self._disk: dict[int, tuple[float, float]] = {}
@@ -98,6 +101,11 @@ class Seconds:
         found = self.tokens.get(name, {})
         return [found.get(at, 0.0) for at in range(self.count)]
 
+    def client(self, name: str) -> list[float]:
+        """Tokens of one of `of_client`, by second."""
+        found = self.of_client.get(name, {})
+        return [found.get(at, (0, 0.0))[1] for at in range(self.count)]
+
     def at(self, time_us: int) -> int:
         """The index of that moment, within the bounds."""
         return min(max((time_us - self.base_us) // SECOND_US, 0), self.count - 1)
@@ -122,6 +130,7 @@ class Seconds:
             self._add(NEW, event)
         if event.request:
             self._waiting[event.request] = (event.time_us, who)
+            self.clients[event.request] = event.data.get("client") or "?"
 
     def _rejected(self, event: Recorded) -> None:
         self._waiting.pop(event.request or "", None)
@@ -155,6 +164,9 @@ class Seconds:
         mine = self.tokens.setdefault(who, {})
         at = self.at(event.time_us)
         mine[at] = mine.get(at, 0.0) + tokens
+        theirs = self.of_client.setdefault(self.clients.get(event.request or "", "?"), {})
+        prompts, known = theirs.get(at, (0, 0.0))
+        theirs[at] = prompts + 1, known + tokens
         if event.type == "kv.missed" and data["breaker"] and data["lost_tokens"]:
             self._add(LOST_PREFIX, event, data["lost_tokens"])
 

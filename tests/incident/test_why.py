@@ -144,6 +144,24 @@ def test_what_the_machine_suffered_from_and_the_incident_of_the_time_are_told() 
     ]
 
 
+def test_a_refusal_because_of_a_burnt_budget_says_what_had_taken_the_time() -> None:
+    alert = told(60, "slo.burn_alerted", -12.0, objective="ttft")
+    stage = told(70, "guard.stage_changed", -9.0, model=None, cause=60, to="backpressure", reasons=["burn"])
+    refused = own(102, "request.rejected", 0.1, status=429, code="backpressure", message="no new sessions", cause=70)
+    evidence = Evidence(
+        REQUEST,
+        [own(100, "request.received"), refused],
+        chains={102: [alert, stage]},
+        burned={"page_in": 600.0, "decode": 100.0, "queue": 300.0, "prefill": 0.0},
+        slowest=answered({"admission": 2.0, "client": 8_000.0}),
+    )
+    assert why(evidence).text.endswith(
+        "What the requests before that took their time for: its weights came back from disk (60%), waiting for a free "
+        f"slot (30%), its answer was drawn (10%). The slowest of them, {REQUEST}: 8.0 s in all, most of it (8.0 s): "
+        "the engine was done with it; what was left was sent as fast as its client read."
+    )
+
+
 def test_a_refusal_by_rules_that_were_read_says_which() -> None:
     read = told(70, "config.changed", -9.0, model=None, changed={"queue.max_waiting": 0})
     refused = own(102, "request.rejected", 0.1, status=429, code="queue_full", message="full", cause=70)
