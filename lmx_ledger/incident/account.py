@@ -92,6 +92,8 @@ def affected(events: Sequence[Recorded], incident: Incident) -> Affected:
     asked, sessions = set[str](), set[str]()
     refused, failed, slow = 0, 0, 0
     lowered = _lowered(events)
+    # A refusal may not know any more whose conversation it is.
+    of_session = {event.request: event.session for event in events if event.request and event.session}
     for event in events:
         # Who asked before its end and was answered behind it was hit as well.
         came_us = event.time_us
@@ -111,8 +113,8 @@ def affected(events: Sequence[Recorded], incident: Incident) -> Affected:
                 slow, hit = slow + 1, True
         if hit:
             asked.add(event.request or "")
-            if event.session:
-                sessions.add(event.session)
+            if session := event.session or of_session.get(event.request or ""):
+                sessions.add(session)
     return Affected(len(asked), refused, failed, slow, len(sessions), usual)
 
 

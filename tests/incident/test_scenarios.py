@@ -54,6 +54,7 @@ def test_a_recorded_fault_is_one_incident_with_its_cause_among_the_first(name: s
     assert {line.first_seq for line in shown if line.symptom} & set(incident.events)
     hit = affected(found.events, incident)
     assert hit.refused + hit.failed + hit.slow > 0
+    assert hit.sessions > 0
     reader.close()
 
 
