@@ -101,10 +101,11 @@ class Evidence(NamedTuple):
     broken_at: int | None = None
 
 
-def gather(ledger: Asked, any_id: str, is_alive: Callable[[int], bool]) -> Evidence | None:
+def gather(ledger: Asked, any_id: str, is_alive: Callable[[int], bool], *, walk: bool = True) -> Evidence | None:
     """What there is of the request with that id, in any vendor's clothes; None where the ledger does not know it.
 
-    `is_alive`: whether the process of that number runs; a daemon's is asked for where a request has no end.
+    `is_alive`: whether the process of that number runs; a daemon's is asked for where a request has no end. `walk`:
+    look at the hashes of the events around it, which for many requests takes its time.
 
     Raises:
         LedgerError: the ledger cannot be read.
@@ -139,11 +140,13 @@ def gather(ledger: Asked, any_id: str, is_alive: Callable[[int], bool]) -> Evide
         wants=_wants(ledger, plans.values()),
         ceiling=_ceiling(ledger, own),
         burned=_spent(burned),
-        slowest=gather(ledger, slowest.request, is_alive) if slowest is not None and slowest.request else None,
+        slowest=gather(ledger, slowest.request, is_alive, walk=False)
+        if slowest is not None and slowest.request
+        else None,
         suffered=_suffered(ledger, own[0], last),
         incidents=_incidents(ledger, own, model),
         state="ended" if ended else _state(ledger, own[0].boot, is_alive),
-        broken_at=ledger.broken_in(max(first - _CHECKED // 2, 1), min(last, first + _CHECKED // 2)),
+        broken_at=ledger.broken_in(max(first - _CHECKED // 2, 1), min(last, first + _CHECKED // 2)) if walk else None,
     )
 
 

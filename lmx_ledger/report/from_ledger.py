@@ -79,7 +79,7 @@ def _reasons(reader: Reader, requests: Sequence[str]) -> dict[str, Reason]:
     """As `lmx why` has them; of those whose events are sealed away there is none."""
     found = {}
     for request in requests:
-        evidence = gather(reader, request, lambda _: False)
+        evidence = gather(reader, request, lambda _: False, walk=False)
         if evidence is not None:
             answer = why(evidence)
             main = main_part(answer.parts)
