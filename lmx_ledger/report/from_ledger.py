@@ -6,6 +6,7 @@ from typing import Final
 
 from lmx_ledger.core.slo_section import SloSection
 from lmx_ledger.incident import account, rank, state, timeline
+from lmx_ledger.incident.announce import REHEARSED
 from lmx_ledger.incident.evidence import gather
 from lmx_ledger.incident.why import main_part, why
 from lmx_ledger.ledger import heads
@@ -59,7 +60,8 @@ def as_form(document: Postmortem, form: str) -> bytes:
 def _incident(incident: state.Incident) -> Incident:
     return Incident(
         id=incident.id,
-        title=incident.title,
+        # A report of a rehearsal says so itself, everywhere.
+        title=incident.title.removeprefix(REHEARSED),
         severity=incident.severity.label,
         status=incident.status,
         started_us=incident.started_us,
