@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 from lmx_ledger.core.events import Recorded
+from lmx_ledger.core.ids import request_id_of
 from lmx_ledger.ledger.archive import recorded_of
-from lmx_ledger.ledger.chain import GENESIS
+from lmx_ledger.ledger.chain import GENESIS, Sealed
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.segment import Segment, read, segments_of
@@ -62,13 +63,67 @@ class History:
             return segments_of(connection)
 
     def _walk(self, after: int, types: tuple[str, ...]) -> Iterator[Recorded]:
-        exact = {pattern for pattern in types if not pattern.endswith("*")}
-        prefixes = tuple(pattern[:-1] for pattern in types if pattern.endswith("*"))
-        previous = GENESIS
-        for segment in self._segments():
-            if segment.last_seq > after:
-                for event, digest in read(self._ledger, segment, previous):
-                    kind = event[3] or ""
-                    if event[0] > after and (kind in exact or kind.startswith(prefixes)):
-                        yield recorded_of(event, digest)
-            previous = segment.last_hash
+        wanted = EventFilter(types=types, after=after)
+        return _sealed(self._ledger, self._segments(), wanted)
+
+
+class Whole:
+    """Answers any question in ascending order as if nothing had ever been sealed.
+
+    What is asked about is read from the segments each time, those of another time left out: for questions that are
+    rare. One in descending order is the database's alone.
+    """
+
+    def __init__(self, ledger: Path, reader: Reader) -> None:
+        self._ledger = ledger
+        self._reader = reader
+
+    def events(self, wanted: EventFilter) -> list[Recorded]:
+        """At most `limit` events that match.
+
+        Raises:
+            LedgerError: the ledger cannot be read, or a segment is not as it was sealed.
+        """
+        # The database first: what is sealed meanwhile is then in both, and not in neither.
+        live = self._reader.events(wanted)
+        if wanted.order == "desc":
+            return live
+        with closing(connect_to_read(self._ledger)) as connection:
+            segments = segments_of(connection)
+        twice = {event.seq for event in live}
+        sealed = (event for event in _sealed(self._ledger, segments, wanted) if event.seq not in twice)
+        return (list(islice(sealed, wanted.limit)) + live)[: wanted.limit]
+
+
+def _sealed(ledger: Path, segments: Sequence[Segment], wanted: EventFilter) -> Iterator[Recorded]:
+    """The events of the segments that match, ascending."""
+    after = wanted.after or 0
+    request = None if wanted.request is None else request_id_of(wanted.request) or wanted.request
+    exact = {pattern for pattern in wanted.types if not pattern.endswith("*")}
+    prefixes = tuple(pattern[:-1] for pattern in wanted.types if pattern.endswith("*"))
+
+    def matches(event: Sealed) -> bool:
+        seq, time_us, boot, kind, _, severity, _, of_request, session, model, incident, cause, _ = event
+        kind = kind or ""
+        named = (
+            (wanted.boot, boot), (request, of_request), (wanted.session, session), (wanted.model, model),
+            (wanted.incident, incident), (wanted.cause, cause),
+        )  # fmt: skip
+        return (
+            seq > after
+            and (not wanted.types or kind in exact or kind.startswith(prefixes))
+            and (wanted.since_us is None or time_us >= wanted.since_us)
+            and (wanted.until_us is None or time_us < wanted.until_us)
+            and (wanted.severity is None or severity >= wanted.severity)
+            and all(asked is None or asked == has for asked, has in named)
+        )
+
+    previous = GENESIS
+    for segment in segments:
+        early = wanted.since_us is not None and segment.last_us < wanted.since_us
+        late = wanted.until_us is not None and segment.first_us >= wanted.until_us
+        if segment.last_seq > after and not early and not late:
+            for event, digest in read(ledger, segment, previous):
+                if matches(event):
+                    yield recorded_of(event, digest)
+        previous = segment.last_hash

@@ -1,18 +1,21 @@
 """Who folds a ledger sees all of it, however much of it is sealed."""
 
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmx_ledger.bench.served import served_requests
+from lmx_ledger.core.events import Severity
 from lmx_ledger.ledger import segment as sealing
 from lmx_ledger.ledger.append import draft
 from lmx_ledger.ledger.file import LedgerFile
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.follow import Follower
-from lmx_ledger.ledger.history import History
+from lmx_ledger.ledger.history import History, Whole
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.schema import BLOCK
 from lmx_ledger.ledger.segment import seal_through
@@ -20,24 +23,38 @@ from lmx_ledger.ledger.store import migrate
 from lmx_ledger.ledger.ticket import Place
 
 COUNT = 5 * BLOCK
+BEGIN_US = 1_700_000_000_000_000
 TYPES = [("request.*",), ("request.finished",), ("request.q*", "request.received"), ("guard.*",)]
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reader, History]:
+def ledgers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same events in a database, and for the most part in two segments."""
     paths = [tmp_path_factory.mktemp(name) / "ledger.db" for name in ("live", "sealed")]
     load = list(islice(served_requests(), COUNT))
     for path in paths:
         migrate(path)
         file = LedgerFile(path, "NORMAL", "boot-a")
-        file.append([draft(Place(), event, 1_700_000_000_000_000 + n) for n, event in enumerate(load)])
+        file.append([draft(Place(), event, BEGIN_US + n) for n, event in enumerate(load)])
         file.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sealing, "KEPT", 100)
         patch.setattr(sealing, "LARGEST", 2 * BLOCK)
         assert len(list(seal_through(paths[1], 4 * BLOCK))) == 2
-    return Reader.open(paths[0]), History(paths[1], Reader.open(paths[1]))
+    return paths[0], paths[1]
+
+
+@pytest.fixture(scope="module")
+def two(ledgers: tuple[Path, Path]) -> tuple[Reader, History]:
+    """The first one as it is, and the second one for who folds."""
+    live, sealed = ledgers
+    return Reader.open(live), History(sealed, Reader.open(sealed))
+
+
+@pytest.fixture(scope="module")
+def whole(ledgers: tuple[Path, Path]) -> Whole:
+    """The second one, whatever is asked."""
+    return Whole(ledgers[1], Reader.open(ledgers[1]))
 
 
 @settings(max_examples=60, deadline=None)
@@ -72,3 +89,36 @@ def test_a_question_that_is_no_fold_is_one_of_the_database(two: tuple[Reader, Hi
     assert first.seq == 4 * BLOCK
     (last,) = history.events(EventFilter(types=("request.*",), order="desc", limit=1))
     assert last.seq == COUNT
+
+
+EDGE = st.integers(0, COUNT + 10).map(lambda n: BEGIN_US + n)
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_any_question_has_the_same_answer_sealed_or_not(
+    two: tuple[Reader, History], whole: Whole, data: st.DataObject
+) -> None:
+    live, _ = two
+    known = live.events(EventFilter(limit=COUNT))
+    some = data.draw(st.sampled_from(known))
+    optional: dict[str, st.SearchStrategy[Any]] = {
+        "types": st.sampled_from([(), *TYPES]),
+        "since_us": EDGE,
+        "until_us": EDGE,
+        "boot": st.sampled_from(["boot-a", "boot-b"]),
+        "request": st.just(some.request),
+        "session": st.just(some.session),
+        "model": st.just(some.model),
+        "cause": st.just(some.cause),
+        "severity": st.sampled_from(list(Severity)),
+        "after": st.integers(0, COUNT + 10),
+    }
+    chosen = data.draw(st.sets(st.sampled_from(sorted(optional)), max_size=3))
+    wanted = EventFilter(limit=data.draw(st.integers(1, COUNT)), **{name: data.draw(optional[name]) for name in chosen})
+    assert whole.events(wanted) == live.events(wanted)
+
+
+def test_a_question_from_the_end_is_one_of_the_database(whole: Whole) -> None:
+    found = whole.events(EventFilter(order="desc", limit=COUNT))
+    assert [event.seq for event in found] == list(range(COUNT, 4 * BLOCK - 1, -1))
