@@ -11,7 +11,6 @@ import msgspec
 from lmx_ledger.bench.measure import Figure
 from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.events import CATALOGUE, Recorded, Severity
-from lmx_ledger.core.slo_section import SloSection
 from lmx_ledger.incident.rank import rank
 from lmx_ledger.incident.state import OPEN, Incident
 from lmx_ledger.incident.timeline import timeline
@@ -59,7 +58,7 @@ def _postmortem(path: Path, window: list[Recorded], incident: Incident) -> list[
     try:
         for _ in range(_ROUNDS):
             began = time.monotonic()
-            document = postmortem(path, reader, incident, SloSection(), window[-1].time_us + 1)
+            document = postmortem(path, reader, incident, window[-1].time_us + 1)
             pages.add(as_form(document, "html"))
             took.append(time.monotonic() - began)
     finally:

@@ -85,7 +85,7 @@ class Reports:
 
     def _write(self, incident: Incident, config: Config) -> ev.IncidentReportWritten:
         began, folder = mono_ns(), config.reports
-        document = postmortem(self._ledger, self._reader, incident, config.slo, utc_us())
+        document = postmortem(self._ledger, self._reader, incident, utc_us())
         written = write(folder, incident.id, document)
         return ev.IncidentReportWritten(
             folder=str(folder),

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
+
 from lmx_ledger.core.slo_section import SloSection
 from lmx_ledger.incident import account, rank, state, timeline
 from lmx_ledger.incident.announce import REHEARSED
@@ -11,6 +13,7 @@ from lmx_ledger.incident.evidence import gather
 from lmx_ledger.incident.why import main_part, why
 from lmx_ledger.ledger import heads
 from lmx_ledger.ledger.audit import head_of
+from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.history import Whole
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.report.assemble import assemble, slowest_in
@@ -30,9 +33,10 @@ FORMS: Final = {
 _SHOWN: Final = 12
 """Figures of a hypothesis that are told."""
 _SHOWN_SEQS: Final = 5
+_RUNS: Final = 100_000
 
 
-def postmortem(ledger: Path, reader: Reader, incident: state.Incident, slo: SloSection, now_us: int) -> Postmortem:
+def postmortem(ledger: Path, reader: Reader, incident: state.Incident, now_us: int) -> Postmortem:
     """Of that incident as it stands. Of the same ledger it is the same, once the incident is over.
 
     Raises:
@@ -41,14 +45,13 @@ def postmortem(ledger: Path, reader: Reader, incident: state.Incident, slo: SloS
     found = account.window(ledger, reader, incident, now_us)
     guesses = account.hypotheses(found, incident)
     kinds = [one.kind for one in guesses]
-    promises = Promises(ttft_ms=slo.ttft.threshold * 1e3, itl_ms=slo.itl.threshold * 1e3)
     told = _incident(incident)
     return assemble(
         told,
         [_line(line) for line in account.lines(found, incident)],
         [_hypothesis(one) for one in guesses],
         found.events,
-        promises=promises,
+        promises=_promises(Whole(ledger, reader), incident),
         reasons=_reasons(reader, slowest_in(told, found.events)),
         what_if=what_if(Whole(ledger, reader), kinds, found.events, found.since_us, found.until_us),
         integrity=_integrity(ledger, found),
@@ -60,6 +63,19 @@ def as_form(document: Postmortem, form: str) -> bytes:
     if form == "json":
         return json_of(document)
     return (html(document) if form == "html" else markdown(document)).encode()
+
+
+def _promises(ledger: Whole, incident: state.Incident) -> Promises:
+    """As the daemon had them that was running then."""
+    until_us = max(incident.started_us, incident.detected_us) + 1
+    loaded = ledger.events(EventFilter(types=("config.loaded",), until_us=until_us, limit=_RUNS))
+    promised = loaded[-1].data["changed"].get("slo", {}) if loaded else {}
+    try:
+        slo = SloSection.model_validate(promised)
+    except ValidationError:
+        # Of a later program, or with something left out of it.
+        slo = SloSection()
+    return Promises(ttft_ms=slo.ttft.threshold * 1e3, itl_ms=slo.itl.threshold * 1e3)
 
 
 def _incident(incident: state.Incident) -> Incident:
