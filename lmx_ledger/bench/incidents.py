@@ -11,6 +11,7 @@ import msgspec
 from lmx_ledger.bench.measure import Figure
 from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.events import CATALOGUE, Recorded, Severity
+from lmx_ledger.core.examples import example_of
 from lmx_ledger.incident.rank import rank
 from lmx_ledger.incident.state import OPEN, Incident
 from lmx_ledger.incident.timeline import timeline
@@ -26,6 +27,9 @@ _SECONDS: Final = 600
 _OF_REQUEST: Final = 5
 _ROUNDS: Final = 3
 _GROUP: Final = 1_000
+_KINDS: Final = (
+    *("request.received", "request.admitted", "kv.missed", "kv.hit", "request.first_token", "request.finished"),
+)
 
 
 def measure_incidents(folder: Path, events: int = EVENTS) -> list[Figure]:
@@ -114,6 +118,7 @@ def _served(count: int, now_us: int) -> Iterator[Recorded]:
     """Requests of a hundred sessions, with their cache hits, tokens and ends; from half-way on nothing is reused."""
     rng = random.Random(7)  # noqa: S311 - a load, not a secret
     began_us = now_us - _SECONDS * 1_000_000
+    usual = {kind: msgspec.to_builtins(example_of(kind)) for kind in _KINDS}
     for number in range(count // _OF_REQUEST):
         at_us = began_us + number * _OF_REQUEST * _SECONDS * 1_000_000 // count
         session, request = f"s{rng.randrange(100)}", f"req_{number:026d}"
@@ -130,7 +135,10 @@ def _served(count: int, now_us: int) -> Iterator[Recorded]:
             ("request.admitted", {}),
             cached,
             ("request.first_token", {"ttft_ms": ttft}),
-            ("request.finished", {}),
+            (
+                "request.finished",
+                {"ttft_ms": ttft, "wall_ms": ttft + 100, "parts_ms": {"prefill": ttft, "decode": 100.0}},
+            ),
         )
         for place, (kind, data) in enumerate(said):
             seq = number * _OF_REQUEST + place + 1
@@ -148,5 +156,5 @@ def _served(count: int, now_us: int) -> Iterator[Recorded]:
                 model="m0",
                 incident=None,
                 cause=seq - 1 or None,
-                data=data,
+                data=usual[kind] | data,
             )
