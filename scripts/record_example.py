@@ -30,6 +30,10 @@ threshold = "2s"
 target = 0.9
 period = "1d"
 min_events = 20
+[slo.admission]
+period = "1d"
+[slo.queue_wait]
+period = "1d"
 [incidents]
 resolve_after = "30s"
 [drills]
