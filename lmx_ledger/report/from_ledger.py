@@ -3,15 +3,29 @@
 from pathlib import Path
 from typing import Final
 
-from lmx_ledger.core.slo_section import SloSection
+import msgspec
+
+from lmx_ledger.core.slo_section import ItlSection, SloSection, TtftSection
 from lmx_ledger.incident import account, rank, state, timeline
+from lmx_ledger.incident.bundle.form import Manifest
+from lmx_ledger.incident.bundle.opened import Opened
 from lmx_ledger.ledger import heads
 from lmx_ledger.ledger.audit import head_of
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.report.assemble import assemble
 from lmx_ledger.report.html import html
 from lmx_ledger.report.markdown import markdown
-from lmx_ledger.report.model import Evidence, Hypothesis, Incident, Integrity, Postmortem, Promises, TimelineLine
+from lmx_ledger.report.model import (
+    VERIFY_BUNDLE,
+    Evidence,
+    Hypothesis,
+    Incident,
+    Integrity,
+    Postmortem,
+    Promises,
+    TimelineLine,
+)
+from lmx_ledger.report.text import NAME, plain
 from lmx_ledger.report.write import json_of
 
 FORMS: Final = {
@@ -40,6 +54,42 @@ def postmortem(ledger: Path, reader: Reader, incident: state.Incident, slo: SloS
         promises=promises,
         integrity=_integrity(ledger, found),
     )
+
+
+def postmortem_of_bundle(opened: Opened) -> Postmortem:
+    """The same from a bundle of it, by the objectives that it says were in force; the same on every machine.
+
+    Raises:
+        LedgerError: it cannot be read any more.
+    """
+    manifest = opened.manifest
+    slo = SloSection(
+        ttft=TtftSection(threshold=manifest.objectives.ttft_s), itl=ItlSection(threshold=manifest.objectives.itl_s)
+    )
+    document = postmortem(opened.ledger, opened.reader, opened.incident, slo, manifest.until_us)
+    found = document.integrity and msgspec.structs.replace(
+        document.integrity,
+        head_seq=manifest.head_seq,
+        head_hash=plain(manifest.head_hash, NAME),
+        signed_seq=manifest.signed_seq,
+        verify=VERIFY_BUNDLE,
+        bundle=True,
+    )
+    return msgspec.structs.replace(document, notes=[*_notes_on(manifest), *document.notes], integrity=found)
+
+
+def _notes_on(manifest: Manifest) -> list[str]:
+    notes = [
+        "This was written from a redacted bundle: names of sessions, clients and files are made up, free text is left"
+        f" out. It is as of event {manifest.head_seq} of its ledger."
+    ]
+    if manifest.broken_from is not None:
+        notes.insert(
+            0,
+            f"The ledger that the bundle was made from is not as it was written from event {manifest.broken_from} on:"
+            " what follows may be wrong.",
+        )
+    return notes
 
 
 def as_form(document: Postmortem, form: str) -> bytes:
