@@ -28,6 +28,7 @@ MOST_BYTES: Final = 1 << 30
 """What a bundle may have, unpacked."""
 LONGEST_LINE: Final = 1 << 22
 _CHUNK: Final = 1 << 16
+_NONE: Final = "is no bundle of an incident; lmx incidents bundle ID writes one"
 _GZIP: Final = 31
 """zlib's word for: with gzip's header and trailer."""
 
@@ -180,9 +181,9 @@ class Bundle:
         try:
             known = msgspec.json.decode(first, type=_Form)
         except msgspec.MsgspecError:
-            raise BadBundle(f"{name} is no bundle of an incident; lmx incidents bundle ID writes one") from None
+            raise BadBundle(f"{name} {_NONE}") from None
         if known.format != FORMAT:
-            raise BadBundle(f"{name} is no bundle of an incident; lmx incidents bundle ID writes one")
+            raise BadBundle(f"{name} {_NONE}")
         if known.form > FORM:
             raise BadBundle(
                 f"{name} was written by a newer lmx (form {known.form}, here {FORM}); read it with one as new"
@@ -274,7 +275,8 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
             packed = unpack.unconsumed_tail or stream.read(_CHUNK)
             chunk = unpack.decompress(packed, _CHUNK)
             if not packed and not chunk and not unpack.eof:
-                raise BadBundle(f"{name} is cut: it ends before its end; get it anew from whoever made it")
+                what = "is cut: it ends before its end; get it anew from whoever made it" if total else _NONE
+                raise BadBundle(f"{name} {what}")
             total += len(chunk)
             if total > MOST_BYTES:
                 raise BadBundle(f"{name} is larger than any bundle is ({MOST_BYTES >> 30} GiB unpacked)")
@@ -286,9 +288,7 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
         if rest or unpack.unused_data or stream.read(1):
             raise BadBundle(f"{name} has something behind its end; get it anew from whoever made it")
     except zlib.error as error:
-        what = "is no bundle of an incident; lmx incidents bundle ID writes one"
-        if total:
-            what = f"is damaged ({error}); get it anew from whoever made it"
+        what = f"is damaged ({error}); get it anew from whoever made it" if total else _NONE
         raise BadBundle(f"{name} {what}") from None
     except OSError as error:
         raise BadBundle(f"{name} cannot be read: {error.strerror or error}") from None
