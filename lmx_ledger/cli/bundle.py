@@ -34,9 +34,9 @@ def bundle(
 ) -> None:
     """Write one incident's events to a file for others: redacted, and verified by whoever reads it.
 
-    `show`, `timeline` and `report` take the file in place of an id, and `lmx why --bundle FILE` explains its requests,
-    on any machine, without a daemon. Names of sessions, clients, hosts and paths are made up, free text is left out;
-    ids of requests and models stay. `lmx ledger verify --bundle FILE` proves it here.
+    Without a daemon, on any machine, `show`, `timeline` and `report` take it in place of an id.
+    Sessions, clients, hosts and paths are renamed, free text is left out.
+    Its requests: lmx why --bundle FILE. Its proof: lmx ledger verify --bundle FILE.
     """
     connection = Connection(url, api_key)
     try:

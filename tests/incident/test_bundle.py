@@ -253,7 +253,9 @@ def test_a_ledger_that_was_altered_gives_a_bundle_that_says_so(hang: Home) -> No
 # --- incidents of all kinds ------------------------------------------------------------------------------------------
 
 
-def test_what_is_sealed_is_in_it_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def aging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """Behind the incident so much more was written that its events can be sealed."""
     events, _ = scenario("engine-hang")
     written = Replayed().feed(events).tick(70).written
     sampled = next(event for event in events if event.type == "sensor.sampled")
@@ -262,20 +264,43 @@ def test_what_is_sealed_is_in_it_as_before(tmp_path: Path, monkeypatch: pytest.M
         msgspec.structs.replace(sampled, seq=9_000_000 + n, time_us=later_us + n, boot="01LATER")
         for n in range(3 * BLOCK)
     ]
-    home = home_of(tmp_path, [*events, *written, *behind])
     monkeypatch.setattr(sealing, "KEPT", 100)
     monkeypatch.setattr(sealing, "LARGEST", 2 * BLOCK)
-    assert list(seal_through(home.ledger, 2 * BLOCK))
-    reader = Reader.open(home.ledger)
-    assert events_of(reader)[0].seq > home.incident.opened_seq
-    assert bundle(home.ledger, reader, home.incident.id, home.key) == home.file.read_bytes()
-    assert prove(home.file, home.ledger, reader, home.key).wrong == []
-    segment = next((tmp_path / "segments").iterdir())
+    found = home_of(tmp_path, [*events, *written, *behind])
+    yield found
+    found.reader.close()
+
+
+def test_what_is_sealed_is_in_it_as_before(aging: Home) -> None:
+    assert list(seal_through(aging.ledger, 2 * BLOCK))
+    assert events_of(aging.reader)[0].seq > aging.incident.opened_seq
+    assert aging.made() == aging.file.read_bytes()
+    assert prove(aging.file, aging.ledger, aging.reader, aging.key).wrong == []
+    segment = next((aging.ledger.parent / "segments").iterdir())
     segment.write_bytes(segment.read_bytes()[:-20])
     with pytest.raises(sealing.BadSegment, match="is not as it was sealed"):
-        bundle(home.ledger, reader, home.incident.id, home.key)
+        aging.made()
+
+
+class _Aged(Reader):
+    """Reads a ledger that somebody seals at the n-th question, as retention does beside a daemon."""
+
+    def __init__(self, path: Path, at: int) -> None:
+        super().__init__(path)
+        self._path, self._left = path, at
+
+    def events(self, wanted: EventFilter) -> list[Recorded]:
+        self._left -= 1
+        if self._left == 0:
+            assert list(seal_through(self._path, 2 * BLOCK))
+        return super().events(wanted)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 8, 20, 200])
+def test_what_is_sealed_while_it_is_made_is_not_missed(aging: Home, at: int) -> None:
+    reader = _Aged(aging.ledger, at)
+    assert bundle(aging.ledger, reader, aging.incident.id, aging.key) == aging.file.read_bytes()
     reader.close()
-    home.reader.close()
 
 
 def swap(at_s: float) -> tuple[float, ev.EventData, dict[str, Any]]:

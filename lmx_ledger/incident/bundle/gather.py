@@ -16,7 +16,7 @@ from lmx_ledger.ledger.fold import state_at
 from lmx_ledger.ledger.history import History
 from lmx_ledger.ledger.projection import FILE
 from lmx_ledger.ledger.query import Reader
-from lmx_ledger.ledger.store import LedgerError
+from lmx_ledger.ledger.store import LedgerError, LedgerUnusable
 
 _PAGE: Final = 5_000
 _OF_RUN: Final = (*replay.TYPES, *rules.TYPES, "daemon.started", "daemon.ready", "daemon.stopped")
@@ -31,6 +31,7 @@ _MOST_CUT_SHORT: Final = 5_000
 _NEAR: Final = 1_000
 _AROUND: Final = 50_000
 """So many events before and behind the incident's own are looked at for the rest of its requests."""
+_TRIES: Final = 3
 _DEEPEST: Final = 100
 """Steps back to the first cause."""
 
@@ -59,6 +60,11 @@ class _Ledger:
         self.path, self.reader, self.head_seq = ledger, reader, head_seq
         self._history = History(ledger, reader)
         self._sealed = self._history.sealed_through()
+
+    def where(self) -> tuple[int, int]:
+        """Up to which event it is sealed, and the first one that is not."""
+        first = self.reader.events(EventFilter(limit=1))
+        return self._history.sealed_through(), first[0].seq if first else 0
 
     def of_types(self, types: Sequence[str], after: int = 0) -> Iterator[Recorded]:
         """Behind that event, oldest first, sealed ones included."""
@@ -126,12 +132,25 @@ def gather(ledger: Path, reader: Reader, incident_id: str, head_seq: int) -> Gat
         NoIncident: there was none of that id.
         LedgerError: the ledger cannot be read, or a segment is not as it was sealed.
     """
-    source = _Ledger(ledger, reader, head_seq)
+    for _ in range(_TRIES):
+        source = _Ledger(ledger, reader, head_seq)
+        before = source.where()
+        found = _gathered(source, incident_id)
+        # What went into a segment meanwhile may have been missed in both places.
+        if source.where() == before:
+            if found is None:
+                raise NoIncident(f"there is no incident {incident_id[:80]!r}; the known ones: lmx incidents list")
+            return found
+    raise LedgerUnusable(f"{ledger} is just being archived; try again when that is done")
+
+
+def _gathered(source: _Ledger, incident_id: str) -> Gathered | None:
+    ledger, reader, head_seq = source.path, source.reader, source.head_seq
     state = state_at(IncidentsFold(), History(ledger, reader), ledger.with_name(FILE), head_seq)
     known = {one.id: one for one in state.all()}
     newest = next(source.at([head_seq]), None)
     if incident_id not in known or newest is None:
-        raise NoIncident(f"there is no incident {incident_id[:80]!r}; the known ones: lmx incidents list")
+        return None
     incident = known[incident_id]
     # What is open lasts to the last thing that is known.
     found = window(ledger, reader, incident, newest.time_us + 1)
