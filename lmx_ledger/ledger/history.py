@@ -43,7 +43,7 @@ class History:
         is_fold = bool(wanted.types) and wanted == EventFilter(
             types=wanted.types, after=wanted.after, limit=wanted.limit
         )
-        if not is_fold or after >= (sealed := self._sealed()):
+        if not is_fold or after >= (sealed := self.sealed_through()):
             return self._reader.events(wanted)
         at, walk = self._walks.pop(wanted.types, (-1, iter(())))
         if at != after:
@@ -54,7 +54,12 @@ class History:
             return found
         return found + self._reader.events(replace(wanted, after=sealed, limit=wanted.limit - len(found)))
 
-    def _sealed(self) -> int:
+    def sealed_through(self) -> int:
+        """The last event that is in a segment and no longer in the database; 0 where there is none.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
         segments = self._segments()
         return segments[-1].last_seq if segments else 0
 

@@ -310,5 +310,6 @@ def _integrity(document: Postmortem) -> Iterator[str]:
     yield (
         f"Written from the ledger's events {found.first_seq} to {found.last_seq}. The newest event then was"
         f" {found.head_seq}, with hash {escaped(found.head_hash)}; heads were signed up to event {found.signed_seq}."
-        f" To hold the ledger against itself: {escaped(found.verify)}"
+        f" {'For its owner, to prove the bundle' if found.bundle else 'To hold the ledger against itself'}:"
+        f" {escaped(found.verify)}"
     )

@@ -20,7 +20,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class NotWritten(Exception):
-    """A report could not be written, and no half of it is there; the message says why and what to do."""
+    """It could not be written, and no half of it is there; the message says why and what to do."""
 
 
 class Written(NamedTuple):
@@ -60,7 +60,7 @@ def write(folder: Path, name: str, document: Postmortem) -> Written:
         # Last: the index goes by it, so that what it shows has its other forms.
         folder / f"{name}.json": json_of(document),
     }
-    _put(folder, files)
+    put(folder, files)
     write_index(folder)
     return Written(folder / f"{name}.json", folder / f"{name}.md", folder / f"{name}.html")
 
@@ -74,13 +74,17 @@ def write_index(folder: Path) -> Path:
     try:
         page = index_page(*entries_of(folder))
     except OSError as error:
-        raise NotWritten(_why(folder, error)) from None
-    _put(folder, {folder / INDEX: page.encode()})
+        raise NotWritten(_why(folder, error, "report")) from None
+    put(folder, {folder / INDEX: page.encode()})
     return folder / INDEX
 
 
-def _put(folder: Path, files: dict[Path, bytes]) -> None:
-    """All of them beside their places first, so that a full disk leaves what was there before."""
+def put(folder: Path, files: dict[Path, bytes], what: str = "report") -> None:
+    """Write files into a folder, which is made: all of them or none, a full disk leaves what was there before.
+
+    Raises:
+        NotWritten: it cannot be made or written, or the disk is full; `what` is what was not written.
+    """
     parts: dict[Path, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +101,7 @@ def _put(folder: Path, files: dict[Path, bytes]) -> None:
     except OSError as error:
         for part in parts.values():
             part.unlink(missing_ok=True)
-        raise NotWritten(_why(folder, error)) from None
+        raise NotWritten(_why(folder, error, what)) from None
 
 
 def _sync(folder: Path) -> None:
@@ -109,7 +113,7 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _why(folder: Path, error: OSError) -> str:
+def _why(folder: Path, error: OSError, what: str) -> str:
     if error.errno in _FULL:
-        return f"the report was not written: the disk of {folder} is full; free some of it, or name another folder"
-    return f"the report was not written to {folder}: {error.strerror}; mend its permissions, or name another folder"
+        return f"the {what} was not written: the disk of {folder} is full; free some of it, or name another folder"
+    return f"the {what} was not written to {folder}: {error.strerror}; mend its permissions, or name another folder"

@@ -7,9 +7,12 @@ from quart import Blueprint, Response, request
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import utc_us
-from lmx_ledger.core.errors import InvalidRequest
+from lmx_ledger.core.errors import Conflict, InvalidRequest
 from lmx_ledger.incident.account import distrust, openers, told, told_timeline, window
+from lmx_ledger.incident.bundle.form import BadBundle, file_name
+from lmx_ledger.incident.bundle.write import bundle
 from lmx_ledger.incident.state import STATUSES, Incident
+from lmx_ledger.ledger.heads import key_of
 from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.report.from_ledger import FORMS, as_form, postmortem
 from lmx_ledger.server.context import Context
@@ -52,6 +55,13 @@ def blueprint(context: Context) -> Blueprint:
         body = await asked(_report, context, await _find(context, name), form)
         return Response(body, content_type=FORMS[form])
 
+    @face.get("/lmx/incidents/<name>/bundle")
+    async def bundled(name: str) -> Response:
+        incident = await _find(context, name)
+        body = await asked(_bundle, context, incident.id)
+        named = {"Content-Disposition": f'attachment; filename="{file_name(incident.id)}"'}
+        return Response(body, content_type="application/gzip", headers=named)
+
     @face.post("/lmx/incidents/<name>/ack")
     async def acknowledge(name: str) -> Response:
         return await _ordered(context, name, "incidents.ack", context.incidents.acknowledge)
@@ -83,6 +93,18 @@ async def _find(context: Context, name: str) -> Incident:
 def _report(context: Context, incident: Incident, form: str) -> bytes:
     document = postmortem(context.ledger.path, context.reader, incident, utc_us())
     return as_form(document, form)
+
+
+def _bundle(context: Context, incident_id: str) -> bytes:
+    ledger = context.ledger.path
+    try:
+        key = key_of(ledger, make=True)
+    except LedgerError as error:
+        raise Conflict(str(error)) from None
+    try:
+        return bundle(ledger, context.reader, incident_id, key)
+    except BadBundle as error:
+        raise Conflict(str(error)) from None
 
 
 def _told(context: Context, incident: Incident) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def test_what_exists_is_what_this_version_can_do() -> None:
         ("events",),
         ("fit",),
         ("incidents", "ack"),
+        ("incidents", "bundle"),
         ("incidents", "close"),
         ("incidents", "list"),
         ("incidents", "report"),
