@@ -1,0 +1,108 @@
+"""What both pages of a digest say in the same words."""
+
+from typing import Final
+
+from lmx_ledger.core.clock import parse_rfc3339, rfc3339
+from lmx_ledger.report.digest.model import Asker, Budget, Change, Compared, Digest, Header, Incident, Outcome, WhatIf
+from lmx_ledger.report.html import codes
+from lmx_ledger.report.text import figure, lasted, moment
+
+
+def title(header: Header) -> str:
+    """`Week 2026-W47`, or from when to when it goes."""
+    return f"Week {header.week}" if header.week else f"{moment(header.since)[:16]} to {moment(header.until)[:16]} UTC"
+
+
+def dates(header: Header) -> str:
+    """The days of a whole week, the last one with it: `2026-11-16 to 2026-11-22 (UTC)`."""
+    last = rfc3339(parse_rfc3339(header.until) - 1)
+    return f"{header.since[:10]} to {last[:10]} (UTC)"
+
+
+def change(one: Compared) -> str:
+    """From the time before to now: `+12 %`."""
+    if one.now is None or not one.before:
+        return "-" if one.now == one.before or one.before is None or one.now is None else "new"
+    moved = (one.now - one.before) / abs(one.before)
+    return "the same" if abs(moved) < 0.005 else f"{moved:+,.0%}".replace("%", " %")
+
+
+def burned(budget: Budget) -> str:
+    """Of what might have been bad in that time."""
+    return figure(budget.burned, "share")
+
+
+def left(budget: Budget) -> str:
+    """Of the period's budget, at the end."""
+    if budget.left is None:
+        return "-"
+    return f"{figure(budget.left, 'share')} of {budget.period}{', exhausted' if budget.exhausted else ''}"
+
+
+def fastest(budget: Budget) -> str:
+    """The highest burn rate that was told."""
+    return f"{figure(budget.fastest, 'x')}{f' over {budget.window}' if budget.window else ''}"
+
+
+def steps(incident: Incident) -> str:
+    """The time from the start to each step."""
+    known = (
+        ("detected", incident.detect_s),
+        ("acknowledged", incident.acknowledge_s),
+        ("mitigated", incident.mitigate_s),
+        ("resolved", incident.resolve_s),
+    )
+    return ", ".join(f"{name} after {lasted(seconds)}" for name, seconds in known if seconds is not None)
+
+
+def hit(incident: Incident) -> str:
+    """Whom it hit, as far as that was looked for."""
+    counts = ((incident.refused, "refused"), (incident.failed, "failed"), (incident.slow, "slow"))
+    return ", ".join(f"{count:,} {what}" for count, what in counts if count) or "-"
+
+
+def how_long(incident: Incident) -> str:
+    """While it goes on that is said."""
+    return f"{lasted(incident.lasted_s)}{' so far' if incident.open else ''}"
+
+
+def asker(one: Asker) -> tuple[str, str, str]:
+    """A row of who lost."""
+    return one.name, f"{one.lost_tokens:,}", figure(one.ms, "ms")
+
+
+def outcome(one: Outcome) -> tuple[str, ...]:
+    """A row of what became of requests."""
+    return (
+        f"{one.answered:,} of {one.requests:,}",
+        codes(one.refused),
+        figure(one.ttft_p50_ms, "ms"),
+        figure(one.ttft_p95_ms, "ms"),
+        figure(one.waited_ms, "ms"),
+        f"{one.page_ins:,} ({figure(one.page_in_ms, 'ms')})",
+    )
+
+
+OUTCOMES: Final = ("", "answered", "refused", "first token, p50", "p95", "waited", "page-ins")
+
+
+def what_if(one: WhatIf) -> list[tuple[str, ...]]:
+    """As it was, as the model has it under the same settings, and under the other one."""
+    return [
+        ("as it was", *outcome(one.recorded)),
+        ("the same, modelled", *outcome(one.modelled)),
+        (f"with {one.setting}", *outcome(one.estimated)),
+    ]
+
+
+def saves(one: Change) -> str:
+    """What a change can save at most."""
+    return f"{figure(one.cost_ms, 'ms')} at most"
+
+
+def days(document: Digest) -> list[str]:
+    """`Mon 16`, for the heads of columns."""
+    names = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+    first = parse_rfc3339(document.header.since) // 86_400_000_000
+    # The day of the epoch was a Thursday.
+    return [f"{names[(first + number + 3) % 7]} {day.name[8:]}" for number, day in enumerate(document.days)]
