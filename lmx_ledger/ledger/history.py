@@ -56,16 +56,15 @@ class History:
             return found
         return found + self._reader.events(replace(wanted, after=sealed, limit=wanted.limit - len(found)))
 
-    def within(self, types: tuple[str, ...], since_us: int, until_us: int) -> Iterator[Recorded]:
+    def within(self, types: tuple[str, ...], since_us: int, until_us: int, after: int = 0) -> Iterator[Recorded]:
         """Events of those types and of that time (`until_us` is not in it), oldest first, sealed or not.
 
-        A page of them at a time is in memory, and only segments of that time are opened.
+        Those behind the seq `after`. A page of them at a time is in memory, and only segments of that time are opened.
 
         Raises:
             LedgerError: the ledger cannot be read, or a segment is not as it was sealed.
         """
         wanted = EventFilter(types=types, since_us=since_us, until_us=until_us, limit=_PAGE)
-        after = 0
         while True:
             segments = self._segments()
             if segments and segments[-1].last_seq > after:

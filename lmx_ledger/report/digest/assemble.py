@@ -42,7 +42,10 @@ class Trouble(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was read of one stretch of time, and of the one before it."""
+    """What was read of one stretch of time, and of the one before it.
+
+    `idle`: the ledger has events of it, none of which a digest tells of.
+    """
 
     period: Period
     now: Sums
@@ -54,6 +57,7 @@ class Found(NamedTuple):
     trouble_before: Trouble
     changes: Sequence[Change]
     whole: bool
+    idle: bool = False
     notes: Sequence[str] = ()
 
 
@@ -89,7 +93,7 @@ def assemble(found: Found) -> Digest:
         notes=[*found.notes, *_notes(found, costs)],
         changes=[harmless(one, LONGEST) for one in found.changes],
         compared=[] if earlier is None else _compared(found, tables.all, earlier.all, costs),
-        before=period.before.name,
+        before=period.before.week or "as long a time before",
         budgets=budgets_of(found.objectives, now, tables, None if earlier is None else earlier.models),
         incidents=incidents,
         incidents_left_out=found.left_out,
@@ -192,8 +196,10 @@ def _better(now: float | None, before: float | None, sign: int) -> str:
 
 
 def _summary(found: Found, total: Traffic, costs: Costs) -> str:
+    if found.idle:
+        return "A daemon ran, nobody asked it for anything, and nothing went wrong."
     if not found.now.events:
-        return "The ledger has nothing of this time: no daemon of this home ran, or nobody asked it for anything."
+        return "The ledger has nothing of this time: no daemon of this home ran."
     told = [_asked(total), _went_wrong(found)]
     if costs.lost_ms:
         each = figure(costs.lost_ms / costs.requests, "ms")
@@ -245,7 +251,7 @@ def _notes(found: Found, costs: Costs) -> list[str]:
     if now.drills or now.rehearsed:
         notes.append(
             f"{counted(now.drills, 'rehearsal')} began in this time. What ended meanwhile"
-            f" ({counted(now.rehearsed, 'request')}) is in the traffic and in the budgets, and not in what things cost."
+            f" ({counted(now.rehearsed, 'request')}) is in the traffic and in the budgets, but not in the costs."
         )
     if costs.requests and not costs.parts:
         notes.append("The requests of this time do not say where their time went: what they lost is not known.")

@@ -111,10 +111,10 @@ def budgets_chart(period: Period, told: Mapping[tuple[str, str], Told]) -> TimeC
 
 
 def incidents_chart(period: Period, incidents: Sequence[Incident]) -> LaneChart:
-    """When each was, the longest ones; a rehearsal is neither calm nor trouble."""
-    longest = sorted(incidents, key=lambda one: (-one.lasted_s, one.id))[:_LANES]
+    """When each was, the longest ones, under the numbers that they have in the table."""
+    longest = sorted(enumerate(incidents, 1), key=lambda pair: (-pair[1].lasted_s, pair[1].id))[:_LANES]
     lanes = []
-    for one in sorted(longest, key=lambda one: (one.started, one.id)):
+    for number, one in sorted(longest, key=lambda pair: pair[0]):
         start_us = parse_rfc3339(one.started)
         end_us = start_us + int(one.lasted_s * 1e6)
         band = Band(
@@ -123,11 +123,11 @@ def incidents_chart(period: Period, incidents: Sequence[Incident]) -> LaneChart:
             label=one.severity,
             tone="plain" if one.drill else _TONES.get(one.severity, "warn"),
         )
-        lanes.append(Lane(label=plain(one.title, NAME), bands=[band]))
+        lanes.append(Lane(label=f"{number}. {plain(one.title.removeprefix('drill: '), NAME)}", bands=[band]))
     return LaneChart(
         key="incidents",
         title="Incidents",
-        about="From when to when each was open; rehearsals are neither restriction nor trouble.",
+        about="When each was open. Trouble: an error or worse; restricted: a warning; neither: a rehearsal.",
         from_us=period.since_us,
         until_us=period.until_us,
         lanes=lanes,

@@ -72,6 +72,7 @@ def digest(ledger: Path, reader: Reader, period: Period) -> Digest:
             ),
             changes=[_change(one) for one in found],
             whole=whole,
+            idle=not now.events and next(history.within(("*",), *period), None) is not None,
             notes=[*_range(newest, now), *force.notes],
         )
     )

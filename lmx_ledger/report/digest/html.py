@@ -5,7 +5,6 @@ from markupsafe import Markup
 from lmx_ledger.report.digest import words
 from lmx_ledger.report.digest.model import Digest
 from lmx_ledger.report.figures import drawn
-from lmx_ledger.report.html import codes
 from lmx_ledger.report.index import href
 from lmx_ledger.report.pages_read import filled
 from lmx_ledger.report.text import figure, harmless, lasted, moment
@@ -35,6 +34,5 @@ def html(document: Digest) -> str:
         moment=moment,
         lasted=lasted,
         figure=figure,
-        codes=codes,
         href=href,
     )

@@ -14,7 +14,6 @@ def markdown(document: Digest) -> str:
     """The whole page; the same document gives the same bytes."""
     document = harmless(document)
     parts: list[Iterable[str]] = [
-        _head(document),
         _changes(document),
         _compared(document),
         _budgets(document),
@@ -22,8 +21,8 @@ def markdown(document: Digest) -> str:
         _costs(document),
         _traffic(document),
         figures(document.figures),
-        _made_of(document),
     ]
+    parts = [_head(document), *(parts if document.header.events else []), _made_of(document)]
     return "\n".join(line for part in parts for line in part).rstrip() + "\n"
 
 
@@ -65,14 +64,13 @@ def _compared(document: Digest) -> Iterator[str]:
         yield ""
         return
     yield from table(
-        ("figure", "now", "before", "change", "better?"),
+        ("figure", "now", "before", "change"),
         (
             (
                 one.name,
                 figure(one.now, one.unit),
                 figure(one.before, one.unit),
                 words.change(one),
-                one.better or "-",
             )
             for one in document.compared
         ),
@@ -86,8 +84,8 @@ def _budgets(document: Digest) -> Iterator[str]:
         yield "No objective was judged in this time."
         yield ""
         return
-    yield "Burned is the share of what might have been bad in this time: at 100 % it was just all of it. Left is of the budget of"
-    yield "the objective's own period, at the end."
+    yield "Burned is the share of what might have been bad in this time: at 100 % it was just all of it."
+    yield "Left is of the budget of the objective's own period, at the end."
     yield ""
     yield from table(
         ("objective", "model", "good", "burned", "before", "left", "fastest burn", "alerts"),
@@ -115,20 +113,19 @@ def _incidents(document: Digest) -> Iterator[str]:
         yield ""
         return
     yield from table(
-        ("started (UTC)", "severity", "what", "status", "lasted", "steps", "requests hit", "likely cause", "report"),
+        ("no.", "started (UTC)", "severity", "what", "lasted", "from its start", "likely cause", "report"),
         (
             (
+                str(number),
                 moment(one.started)[:16],
                 f"{one.severity}{', drill' if one.drill else ''}",
-                f"{one.title} ({one.id})",
-                one.status,
+                f"{one.title} ({'; '.join(filter(None, (one.status, words.hit(one), one.id)))})",
                 words.how_long(one),
-                words.steps(one) or "-",
-                words.hit(one),
+                ", ".join(words.steps(one)) or "-",
                 one.cause or "-",
                 f"{one.report}.md" if one.report else "-",
             )
-            for one in document.incidents
+            for number, one in enumerate(document.incidents, 1)
         ),
     )
     if document.incidents_left_out:

@@ -20,11 +20,15 @@ def dates(header: Header) -> str:
 
 
 def change(one: Compared) -> str:
-    """From the time before to now: `+12 %`."""
-    if one.now is None or not one.before:
-        return "-" if one.now == one.before or one.before is None or one.now is None else "new"
-    moved = (one.now - one.before) / abs(one.before)
-    return "the same" if abs(moved) < 0.005 else f"{moved:+,.0%}".replace("%", " %")
+    """From the time before to now, and whether that is better: `+12 %, worse`."""
+    if one.now is None or one.before is None:
+        return "-"
+    if one.before:
+        moved = (one.now - one.before) / abs(one.before)
+        told = "the same" if abs(moved) < 0.005 else f"{moved:+,.0%}".replace("%", " %")
+    else:
+        told = "new" if one.now else "the same"
+    return f"{told}{_BETTER.get(one.better, '')}"
 
 
 def burned(budget: Budget) -> str:
@@ -44,21 +48,22 @@ def fastest(budget: Budget) -> str:
     return f"{figure(budget.fastest, 'x')}{f' over {budget.window}' if budget.window else ''}"
 
 
-def steps(incident: Incident) -> str:
-    """The time from the start to each step."""
+def steps(incident: Incident) -> list[str]:
+    """The time from the start to each step that was taken."""
     known = (
         ("detected", incident.detect_s),
         ("acknowledged", incident.acknowledge_s),
         ("mitigated", incident.mitigate_s),
         ("resolved", incident.resolve_s),
     )
-    return ", ".join(f"{name} after {lasted(seconds)}" for name, seconds in known if seconds is not None)
+    return [f"{name} after {lasted(seconds)}" for name, seconds in known if seconds is not None]
 
 
 def hit(incident: Incident) -> str:
     """Whom it hit, as far as that was looked for."""
     counts = ((incident.refused, "refused"), (incident.failed, "failed"), (incident.slow, "slow"))
-    return ", ".join(f"{count:,} {what}" for count, what in counts if count) or "-"
+    told = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+    return f"requests hit: {told}" if told else ""
 
 
 def how_long(incident: Incident) -> str:
@@ -83,6 +88,7 @@ def outcome(one: Outcome) -> tuple[str, ...]:
     )
 
 
+_BETTER: Final = {"yes": ", better", "no": ", worse"}
 OUTCOMES: Final = ("", "answered", "refused", "first token, p50", "p95", "waited", "page-ins")
 
 
