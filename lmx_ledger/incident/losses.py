@@ -87,7 +87,10 @@ class Losses:
                         self._lose(f"part.{part}", event, spent, event.model)
 
     def _lose(self, cause: str, event: Recorded, lost_ms: float, who: str | None, tokens: int = 0) -> None:
-        self.by.setdefault(cause, Loss()).add(event, lost_ms, who, tokens)
+        loss = self.by.get(cause)
+        if loss is None:
+            loss = self.by[cause] = Loss()
+        loss.add(event, lost_ms, who, tokens)
 
     def of(self, *causes: str) -> list[Loss]:
         """Those of these that there are."""

@@ -15,7 +15,7 @@ from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.segment import Segment, read, segments_of
 from lmx_ledger.ledger.store import connect_to_read
 
-_PAGE: Final = 2_000
+_PAGE: Final = 5_000
 
 
 class History:

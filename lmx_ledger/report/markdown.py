@@ -7,7 +7,7 @@ from typing import Final
 from lmx_ledger.report.chart import BarChart, Chart, LaneChart, TimeChart
 from lmx_ledger.report.html import after, codes
 from lmx_ledger.report.model import Header, Impact, Postmortem
-from lmx_ledger.report.text import clock, figure, harmless, lasted, moment, plain
+from lmx_ledger.report.text import LONGEST_OF_OURS, clock, figure, harmless, lasted, moment, plain
 from lmx_ledger.report.ticks import DAY
 
 _MARKUP: Final = re.compile(r"([\\`*_{}\[\]<>#|~!&@$])")
@@ -19,7 +19,7 @@ _BLANK: Final = "_________"
 
 def escaped(text: str) -> str:
     """As text that means itself, wherever in a line it stands."""
-    text = _MARKUP.sub(r"\\\1", plain(text))
+    text = _MARKUP.sub(r"\\\1", plain(text, LONGEST_OF_OURS))
     # Bare addresses become links by themselves; a backslash before punctuation is not seen.
     text = _LINK.sub(lambda found: found.group(1).replace(":", r"\:").replace(".", r"\."), text)
     return _BLOCK.sub(lambda found: f"{found.group(1)}{found.group(2)[:-1]}\\{found.group(2)[-1]}", text)
