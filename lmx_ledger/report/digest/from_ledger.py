@@ -52,8 +52,9 @@ def digest(ledger: Path, reader: Reader, period: Period) -> Digest:
     before = _summed(history, Sums(period.before))
     now = _summed(history, Sums(period, before))
     newest = next(iter(reader.events(EventFilter(order="desc", limit=1))), None)
-    whole = newest is not None and newest.time_us >= period.until_us
-    end_us = period.until_us if whole else max(now.last_us, period.since_us)
+    newest_us = period.since_us if newest is None else newest.time_us
+    whole = newest_us >= period.until_us
+    end_us = period.until_us if whole else max(newest_us, period.since_us) + 1
     force = in_force(history, reader, period)
     known = _incidents(ledger, history, now, period)
     incidents, left_out = told(ledger, reader, known, end_us)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from lmx_ledger.core.clock import rfc3339
-from lmx_ledger.core.week import Period
+from lmx_ledger.core.week import DAY_US, Period
 from lmx_ledger.incident import account, state
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.report.digest.assemble import Trouble
@@ -16,6 +16,8 @@ SHOWN: Final = 50
 """So many are listed, the severest and longest ones."""
 EXPLAINED: Final = 20
 """Of so many of them it is looked for what caused them: each costs a walk over its events."""
+_LOOKED_US: Final = DAY_US
+"""Of one that lasted longer its first day is looked at: what began it is there, and a week of seconds takes a minute."""
 
 
 def went_on(known: Sequence[state.Incident], period: Period) -> list[state.Incident]:
@@ -62,8 +64,10 @@ def _told(ledger: Path, reader: Reader, incident: state.Incident, end_us: int, *
     times = account.times(incident)
     affected, likeliest = None, None
     if explained:
-        window = account.window(ledger, reader, incident, end_us)
-        affected = account.affected(window.events, incident)
+        looked_us = min(end_us, incident.started_us + _LOOKED_US)
+        window = account.window(ledger, reader, incident, looked_us)
+        if looked_us == end_us or (incident.ended_us is not None and incident.ended_us <= looked_us):
+            affected = account.affected(window.events, incident)
         likeliest = next(iter(account.hypotheses(window, incident)), None)
     return Incident(
         id=plain(incident.id, NAME),
@@ -79,9 +83,9 @@ def _told(ledger: Path, reader: Reader, incident: state.Incident, end_us: int, *
         acknowledge_s=times["acknowledge_s"],
         mitigate_s=times["mitigate_s"],
         resolve_s=times["resolve_s"],
-        refused=0 if affected is None else affected.refused,
-        failed=0 if affected is None else affected.failed,
-        slow=0 if affected is None else affected.slow,
+        refused=None if affected is None else affected.refused,
+        failed=None if affected is None else affected.failed,
+        slow=None if affected is None else affected.slow,
         cause=None if likeliest is None else plain(likeliest.text, LONGEST),
         score=None if likeliest is None else likeliest.score,
     )

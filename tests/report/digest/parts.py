@@ -83,6 +83,7 @@ def a_week(first_day: float = 0.0) -> list[Recorded]:
 def two_weeks() -> list[Recorded]:
     """The week before, and the week with an incident, a rehearsal, and an event behind it."""
     begun = rfc3339(WEEK.since_us + 2 * DAY_US - 30_000_000)
+    drilled = rfc3339(WEEK.since_us + 4 * DAY_US)
     opened = {"title": "The worker of m0 died (SIGKILL)", "severity": "error", "models": ["m0"], "symptom": "worker"}
     events = [
         at(-7.0, "config.loaded", changed={"slo": {"ttft": {"threshold": 1.0}}}),
@@ -94,7 +95,8 @@ def two_weeks() -> list[Recorded]:
         at(2.01, "incident.mitigated", incident=INCIDENT, at=rfc3339(WEEK.since_us + int(2.0095 * DAY_US))),
         at(2.011, "incident.resolved", incident=INCIDENT),
         at(4.0, "drill.started"),
-        at(4.0001, "incident.opened", incident=DRILLED, **opened, events=[2], started_at=begun, rehearsal=7),
+        at(4.0001, "incident.opened", incident=DRILLED, **opened, events=[2], started_at=drilled, rehearsal=7),
+        at(4.001, "incident.mitigated", incident=DRILLED, at=drilled),
         at(4.0002, "request.resumed", model="m0", reason="worker_died", gap_ms=90_000.0, drill=7),
         at(7.5, "daemon.stopped"),
     ]

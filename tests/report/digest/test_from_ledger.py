@@ -123,7 +123,8 @@ def test_incidents_have_their_steps_and_rehearsals_are_told_from_them(document: 
 def test_the_likely_cause_is_what_the_incident_itself_is_told_with(tmp_path: Path) -> None:
     events, _ = scenario("slow-disk")
     run = Replayed().feed(events).tick(70)
-    load(tmp_path / "ledger.db", [*events, *run.written])
+    behind = msgspec.structs.replace(events[-1], time_us=events[-1].time_us + WEEK_US)
+    load(tmp_path / "ledger.db", [*events, *run.written, behind])
     reader = Reader.open(tmp_path / "ledger.db")
     (incident,) = (one for one in run.state.all() if one.into is None)
     window = account.window(tmp_path / "ledger.db", reader, incident, events[-1].time_us + 10**9)
