@@ -2,7 +2,8 @@
 
 `make scenarios`, or `python scripts/record_scenarios.py NAME...`. Each is NAME.ndjson.gz in tests/incident/scenarios/,
 all events as the contract has them, with NAME.json beside it: what was injected, when, and which hypothesis is the
-right one. A recording takes about a minute and a half; what it measures is this machine's.
+right one. A recording takes about a minute and a half; what it measures is this machine's. `prevented/NAME` is the same
+load under a setting that a replay of NAME says would have prevented it.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -246,6 +247,11 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     ),
 }  # fmt: skip
 
+_STORM: Final = SCENARIOS["paging-storm"]
+PREVENTED: Final[dict[str, Scenario]] = {
+    "prevented/paging-storm": replace(_STORM, config=_STORM.config.replace("limit = 100000000", "limit = 190000000")),
+}
+
 
 def record(name: str, scenario: Scenario) -> int:
     """One recording; how many events it has."""
@@ -273,7 +279,7 @@ def record(name: str, scenario: Scenario) -> int:
             events = _all_events(daemon)
         finally:
             daemon.stop()
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events)
     (FOLDER / f"{name}.ndjson.gz").write_bytes(gzip.compress(_of_no_machine(lines, Path(folder)).encode(), mtime=0))
     told = {"injected_at": rfc3339(injected_us), "kind": scenario.kind, "what": scenario.title, "events": len(events)}
@@ -306,9 +312,10 @@ def _all_events(daemon: RunningDaemon) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Record what is named, or all."""
-    for name in sys.argv[1:] or SCENARIOS:
+    known = SCENARIOS | PREVENTED
+    for name in sys.argv[1:] or known:
         began = time.monotonic()
-        count = record(name, SCENARIOS[name])
+        count = record(name, known[name])
         much = "" if count <= _MOST_EVENTS else ", more than there should be"
         print(f"{name}: {count} events in {time.monotonic() - began:.0f} s{much}", flush=True)
 

@@ -65,13 +65,14 @@ def _offline(
 ) -> dict[str, Any]:
     from lmx_ledger.incident import replayed  # noqa: PLC0415 - HTTP does without pydantic and SQLAlchemy
     from lmx_ledger.incident.rules import BadRule  # noqa: PLC0415
+    from lmx_ledger.ledger.history import Whole  # noqa: PLC0415
     from lmx_ledger.ledger.query import Reader  # noqa: PLC0415
 
     file = ledger_file(connection, home)
     reader = Reader.open(file)
     note_file(connection, file)
     try:
-        return replayed.replay(reader, since_us, until_us, given).public()
+        return replayed.replay(Whole(file, reader), since_us, until_us, given).public()
     except BadRule as error:
         raise typer.BadParameter(str(error), param_hint="--set") from None
     finally:

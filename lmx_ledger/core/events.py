@@ -756,9 +756,9 @@ class SensorSampled(EventData, frozen=True, kw_only=True):
     """A reading of the machine, once a minute and when a sensor is back; null is what it does not say.
 
     Of memory, or (`heat`) of heat, the GPU and the power mode, or (`guard`) of the figures that the guard goes by,
-    every ten seconds while there is anything to see. `swap_in_bytes` and `swap_out_bytes` count from the machine's
-    start. `used_bytes` is what the workers use. `stalled_*`: shares of the last ten seconds in which a
-    process, or every one, waited for memory.
+    every ten seconds while there is anything to see (`at_us` is the guard's clock). `swap_in_bytes` and
+    `swap_out_bytes` count from the machine's start. `used_bytes` is what the workers use. `stalled_*`: shares of the
+    last ten seconds in which a process, or every one, waited for memory.
     """
 
     sensor: str
@@ -780,6 +780,7 @@ class SensorSampled(EventData, frozen=True, kw_only=True):
     low_power: bool | None = None
     slowed: bool | None = None
     figures: dict[str, float] | None = None
+    at_us: int | None = None
 
 
 @_event("sensor.unavailable", Severity.WARNING)

@@ -198,7 +198,7 @@ class Guard:
         figures = {name: round(value, 4) for name, value in observed.values.items() if value}
         if figures and observed.at_us - self._sampled_us >= _SAMPLE_S * 1e6:
             self._sampled_us = observed.at_us
-            self._ledger.emit(_event(ev.SensorSampled(sensor=_GUARD, figures=figures), None))
+            self._ledger.emit(_event(ev.SensorSampled(sensor=_GUARD, figures=figures, at_us=observed.at_us), None))
 
     async def _observe(self, observed: Observed, signal: str | None) -> None:
         self._stages, decided = stages.advance(self._stages, observed, self._rules)

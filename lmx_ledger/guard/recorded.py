@@ -61,9 +61,19 @@ def decisions(events: Iterable[Recorded]) -> Iterator[Decision]:
             yield CeilingChanged(data["at_us"], data["from"], data["to"], signal)
 
 
-def replayed(observed: Sequence[On | Off], policy: Policy, until_us: int) -> Iterator[Decision]:
-    """What would have been decided by these observations under that policy, up to a moment of the guard's clock."""
-    state = State()
+def replayed(
+    observed: Sequence[On | Off], policy: Policy, until_us: int, changes: Sequence[tuple[int, Policy]] = ()
+) -> Iterator[Decision]:
+    """What would have been decided by these observations under that policy, up to a moment of the guard's clock.
+
+    `changes` are policies that came into force later, each with its moment, in order.
+    """
+    state, later = State(), list(changes)
     for one in (*observed, Tick(until_us)):
+        while later and later[0][0] <= one.at_us:
+            # What was due until then was due under the one before.
+            state, found = advance(state, Tick(later[0][0]), policy)
+            yield from found
+            policy = later.pop(0)[1]
         state, found = advance(state, one, policy)
         yield from found

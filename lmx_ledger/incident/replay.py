@@ -14,7 +14,7 @@ from lmx_ledger.core.events import Recorded
 from lmx_ledger.guard import recorded_memory, signals, stages
 from lmx_ledger.guard.recorded import decisions, observations, replayed
 from lmx_ledger.guard.stages import CeilingChanged, Off, On, Stage, StageChanged
-from lmx_ledger.incident.rules import Rules
+from lmx_ledger.incident.rules import Course
 from lmx_ledger.memory import recorded as plans
 from lmx_ledger.memory.plan import Act, Plan
 
@@ -50,19 +50,19 @@ class Compared(NamedTuple):
         return self.recorded == self.replayed
 
 
-def compare(events: Sequence[Recorded], rules: Rules) -> list[Compared]:
+def compare(events: Sequence[Recorded], rules: Course) -> list[Compared]:
     """Each recorded decision of one run beside the one of these rules, and those that only the rules come to."""
     found = [*_plans(events, rules), *_memory(events, rules), *_stages(events, rules)]
     return sorted(found, key=lambda one: (one.at_us, one.seq or 0))
 
 
-def _plans(events: Iterable[Recorded], rules: Rules) -> Iterator[Compared]:
+def _plans(events: Iterable[Recorded], rules: Course) -> Iterator[Compared]:
     for event in events:
         if event.type != "paging.planned" or (asked := plans.asked(event)) is None:
             continue
         told = _acts(event.data["steps"], event.data["short_by_bytes"])
-        memory = rules.config.memory
         if rules.sets("memory.page_at", "memory.page_to"):
+            memory = rules.at(event.time_us).config.memory
             asked = asked._replace(policy=asked.policy._replace(page_at=memory.page_at, page_to=memory.page_to))
         if "memory.limit" in rules.given:
             limit = rules.given["memory.limit"]
@@ -87,14 +87,14 @@ def _acts(steps: Iterable[Sequence[Any]], short_by: int) -> str | None:
     return "; ".join(acts) or None
 
 
-def _memory(events: Iterable[Recorded], rules: Rules) -> Iterator[Compared]:
+def _memory(events: Iterable[Recorded], rules: Course) -> Iterator[Compared]:
     for event in events:
         if (asked := recorded_memory.asked(event)) is None:
             continue
         told = _memory_said(event)
         policy = asked.policy
         if rules.sets("memory.page_at", "memory.page_to"):
-            memory = rules.config.memory
+            memory = rules.at(event.time_us).config.memory
             policy = policy._replace(page_at=memory.page_at, page_to=memory.page_to)
         if "memory.limit" in rules.given:
             asked = asked._replace(observed=asked.observed._replace(configured_bytes=rules.given["memory.limit"]))
@@ -109,12 +109,14 @@ def _memory_said(event: Recorded) -> str:
     return f"{event.type.partition('.')[2]} {name}" if name else event.type.partition(".")[2]
 
 
-def _stages(events: Sequence[Recorded], rules: Rules) -> Iterator[Compared]:
+def _stages(events: Sequence[Recorded], rules: Course) -> Iterator[Compared]:
     """By their moments on the guard's clock; the recorded ones have their seq."""
     told = {_said(one): seq for one, seq in _told_stages(events)}
-    observed = list(_signals(events, rules)) if rules.sets(*_SIGNALS_OF_RULES) else list(observations(events))
-    end_us = max((event.data["at_us"] for event in events if event.data.get("at_us")), default=0)
-    found = {_said(one): one for one in replayed(observed, rules.stages, end_us)}
+    observed = list(signals_under(events, rules)) if rules.sets(*_SIGNALS_OF_RULES) else list(observations(events))
+    # To its last decision: what a sample's moment made due may not be written down yet.
+    end_us = max((e.data["at_us"] for e in events if e.type != "sensor.sampled" and e.data.get("at_us")), default=0)
+    changes = [(at_us, later.stages) for at_us, later in rules.changes]
+    found = {_said(one): one for one in replayed(observed, rules.first.stages, end_us, changes)}
     for said in dict.fromkeys((*told, *found)):
         at_us, words = said
         yield Compared(
@@ -137,7 +139,7 @@ def _said(one: StageChanged | CeilingChanged) -> tuple[int, str]:
     return one.at_us, f"context ceiling {one.before:,} -> {one.after:,}"
 
 
-def _signals(events: Iterable[Recorded], rules: Rules) -> Iterator[On | Off]:
+def signals_under(events: Iterable[Recorded], rules: Course) -> Iterator[On | Off]:
     """The signals under other thresholds, of the figures that are in the ledger: each change, and every ten seconds."""
     state, figures = signals.State(), dict[str, float | None]()
     for event in events:
@@ -145,14 +147,16 @@ def _signals(events: Iterable[Recorded], rules: Rules) -> Iterator[On | Off]:
         if event.type.startswith("guard.threshold_") and data["name"] in signals.SIGNALS:
             figures[data["name"]], at_us = data["value"], data["at_us"]
         elif event.type == "sensor.sampled" and data.get("figures"):
-            figures, at_us = {**dict.fromkeys(signals.SIGNALS, 0.0), **data["figures"]}, event.time_us
+            figures = {**dict.fromkeys(signals.SIGNALS, 0.0), **data["figures"]}
+            # Older ledgers have the wall's time alone, which is ahead by what the machine slept.
+            at_us = data.get("at_us") or event.time_us
         else:
             continue
-        observed = signals.Observed(at_us, dict(figures))
-        found = signals.decide(state, observed, rules.thresholds)
-        state = signals.evolve(state, observed, rules.thresholds)
+        observed, thresholds = signals.Observed(at_us, dict(figures)), rules.at(event.time_us).thresholds
+        found = signals.decide(state, observed, thresholds)
+        state = signals.evolve(state, observed, thresholds)
         for decision in found:
-            state = signals.evolve(state, decision, rules.thresholds)
+            state = signals.evolve(state, decision, thresholds)
             if isinstance(decision, signals.Breached):
                 yield On(decision.at_us, decision.name, decision.value)
             else:

@@ -1,19 +1,18 @@
-"""A stretch of the ledger under other rules: reads the runs that it has, and gives what a replay shows."""
+"""A stretch of the ledger under other rules: what a replay reads of it, and what it shows of the decisions in it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.incident import rules
 from lmx_ledger.incident.replay import TYPES, Compared, compare, held_s
-from lmx_ledger.incident.rules import with_rules
 from lmx_ledger.ledger.filter import EventFilter
 
 
 class Asked(Protocol):
-    """The ledger, whole: what is sealed too."""
+    """The ledger, whole: what is sealed too (`ledger.history.Whole`)."""
 
     def events(self, wanted: EventFilter) -> Sequence[Recorded]:
         """Those that match."""
@@ -27,12 +26,17 @@ class Replayed(NamedTuple):
     recorded_s: Mapping[str, float]
     replayed_s: Mapping[str, float]
 
+    @property
+    def different(self) -> int:
+        """Decisions that are not the recorded ones."""
+        return sum(not one.same for one in self.compared)
+
     def public(self) -> dict[str, Any]:
         """The form of `/lmx/replay`."""
         return {
             "set": dict(self.given),
             "decisions": len(self.compared),
-            "different": sum(not one.same for one in self.compared),
+            "different": self.different,
             "stages_s": {"recorded": dict(self.recorded_s), "replayed": dict(self.replayed_s)},
             "differences": [
                 {
@@ -48,23 +52,39 @@ class Replayed(NamedTuple):
         }
 
 
-def replay(ledger: Asked, since_us: int, until_us: int, given: Mapping[str, str]) -> Replayed:
-    """Of the decisions between these moments, what other rules make of them.
+class Stretch(NamedTuple):
+    """A time of the ledger, and of each run that has a decision in it the events that one hangs on, from its start."""
+
+    since_us: int
+    until_us: int
+    runs: list[list[Recorded]]
+
+
+def read(ledger: Asked, since_us: int, until_us: int) -> Stretch:
+    """What a replay of that time needs.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    touched = ledger.events(EventFilter(types=TYPES, since_us=since_us, until_us=until_us, limit=MOST))
+    boots = dict.fromkeys(event.boot for event in touched)
+    # From the run's beginning on: which signals are on at a moment is told by those before it.
+    types = (*TYPES, *rules.TYPES)
+    runs = [list(ledger.events(EventFilter(types=types, boot=boot, until_us=until_us, limit=MOST))) for boot in boots]
+    return Stretch(since_us, until_us, runs)
+
+
+def decided(stretch: Stretch, given: Mapping[str, str]) -> Replayed:
+    """Of the decisions of that time, what other rules make of them.
 
     Raises:
         BadRule: a key that cannot be set, or not so.
-        LedgerError: the ledger cannot be read.
     """
-    touched = ledger.events(EventFilter(types=TYPES, since_us=since_us, until_us=until_us, limit=_MOST))
-    boots = dict.fromkeys(event.boot for event in touched)
     compared, recorded_s, replayed_s = list[Compared](), Counter[str](), Counter[str]()
-    values: Mapping[str, Any] = with_rules(rules.recorded([]), given).given
-    for boot in boots:
-        # From the run's beginning on: which signals are on at a moment is told by those before it.
-        run = ledger.events(EventFilter(types=(*TYPES, *rules.TYPES), boot=boot, until_us=until_us, limit=_MOST))
-        config = rules.recorded(event for event in run if event.type in rules.TYPES)
-        wanted = with_rules(config, given)
-        found = list(compare(run, wanted))
+    values = rules.course([], given).given
+    since_us, until_us = stretch.since_us, stretch.until_us
+    for run in stretch.runs:
+        found = compare(run, rules.course(run, given))
         compared += [one for one in found if since_us <= one.at_us <= until_us]
         # A run that was killed has raised nothing since.
         end_us = min(max((event.time_us for event in run), default=until_us), until_us)
@@ -73,4 +93,10 @@ def replay(ledger: Asked, since_us: int, until_us: int, given: Mapping[str, str]
     return Replayed(values, compared, recorded_s, replayed_s)
 
 
-_MOST = 1_000_000
+def replay(ledger: Asked, since_us: int, until_us: int, given: Mapping[str, str]) -> Replayed:
+    """See `read` and `decided`."""
+    return decided(read(ledger, since_us, until_us), given)
+
+
+MOST: Final = 1_000_000
+"""Events that are read at once."""

@@ -1,6 +1,7 @@
 """The rules by which a daemon decides, as configured: for the daemon itself, and for who asks what others would do."""
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
@@ -11,13 +12,21 @@ from lmx_ledger.core.units import parse_bytes, parse_duration
 from lmx_ledger.guard import signals, stages
 from lmx_ledger.guard.signals import Threshold
 
-KEYS: Final = (
-    *("memory.limit", "memory.page_at", "memory.page_to"),
-    *("guard.queue_wait", "guard.memory_at", "guard.gpu_at", "guard.gpu_for", "guard.dwell", "guard.exit_after"),
-    *("guard.shed_after", "guard.restart_after", "guard.restart_every", "guard.safe_dwell"),
-    *("context.max_tokens", "context.safe_mode_tokens"),
-)
-"""What a replay may set."""
+EXACT: Final = "exact"
+ESTIMATED: Final = "estimated"
+_BOTH: Final = (EXACT, ESTIMATED)
+BEARS_ON: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("memory.limit", "memory.page_at", "memory.page_to"), _BOTH),
+    **dict.fromkeys(("guard.queue_wait", "guard.memory_at", "guard.gpu_at", "guard.gpu_for"), _BOTH),
+    **dict.fromkeys(("guard.dwell", "guard.exit_after", "guard.shed_after", "guard.safe_dwell"), _BOTH),
+    # What a worker that is replaced costs those that it serves nobody has measured: the stage is all that is told.
+    **dict.fromkeys(("guard.restart_after", "guard.restart_every"), (EXACT,)),
+    **dict.fromkeys(("context.max_tokens", "context.safe_mode_tokens"), _BOTH),
+    # No recorded decision hangs on them: the line and its slots are the model's alone.
+    **dict.fromkeys(("queue.max_running", "queue.max_waiting"), (ESTIMATED,)),
+}
+"""What a replay may set, and which of its parts hang on it."""
+KEYS: Final = tuple(BEARS_ON)
 TYPES: Final = ("config.loaded", "config.changed")
 
 
@@ -44,6 +53,38 @@ class Rules(NamedTuple):
     def sets(self, *keys: str) -> bool:
         """Whether one of these differs."""
         return any(key in self.given for key in keys)
+
+
+class Course:
+    """The rules over one run's time: some change while it runs, each from its event on."""
+
+    def __init__(self, changes: Sequence[tuple[int, Rules]]) -> None:
+        """From which microsecond on each is in force, in order; the first one from the beginning."""
+        self._from_us = [from_us for from_us, _ in changes]
+        self._rules = [rules for _, rules in changes]
+
+    @property
+    def first(self) -> Rules:
+        """With which the run began."""
+        return self._rules[0]
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """What is set otherwise, all the time."""
+        return self.first.given
+
+    @property
+    def changes(self) -> list[tuple[int, Rules]]:
+        """Those that came later, and when."""
+        return list(zip(self._from_us, self._rules, strict=True))[1:]
+
+    def at(self, at_us: int) -> Rules:
+        """In force at that moment."""
+        return self._rules[max(bisect_right(self._from_us, at_us) - 1, 0)]
+
+    def sets(self, *keys: str) -> bool:
+        """See `Rules.sets`."""
+        return self.first.sets(*keys)
 
 
 def thresholds(config: Config) -> dict[str, Threshold]:
@@ -74,18 +115,33 @@ def stage_rules(config: Config) -> stages.Policy:
     )
 
 
-def recorded(events: Iterable[Recorded]) -> Config:
-    """The configuration in force behind these events (`TYPES`), but for who may come in and what is served."""
+def course(events: Iterable[Recorded], given: Mapping[str, str]) -> Course:
+    """The rules of one run by its events (`TYPES`, others are passed over), with some set otherwise all the time.
+
+    Raises:
+        BadRule: there is no such key, or it cannot have that value.
+    """
+    return Course([(from_us, with_rules(config, given)) for from_us, config in _in_force(events)])
+
+
+def _in_force(events: Iterable[Recorded]) -> Iterator[tuple[int, Config]]:
+    """The configurations, but for who may come in and what is served, and from when on each."""
     raw: dict[str, Any] = {}
+    told = False
     for event in events:
         if event.type == "config.loaded":
             raw = {name: values for name, values in event.data["changed"].items() if name not in {"server", "models"}}
-        else:
+        elif event.type == "config.changed":
             for name, value in event.data["changed"].items():
                 section, _, key = name.partition(".")
                 if section != "server":
                     raw[section] = {**raw.get(section, {}), key: value}
-    return Config.model_validate(raw)
+        else:
+            continue
+        yield event.time_us, Config.model_validate(raw)
+        told = True
+    if not told:
+        yield 0, Config()
 
 
 def with_rules(config: Config, given: Mapping[str, str]) -> Rules:
@@ -103,6 +159,8 @@ def with_rules(config: Config, given: Mapping[str, str]) -> Rules:
             values[name] = raw[section][key] = _value(name, text, raw[section][key])
         except ValueError as error:
             raise BadRule(f"{name}: {error}") from None
+    # Fewer slots take the choices of one request down with them: nobody asks about those.
+    raw["queue"]["max_choices"] = min(raw["queue"]["max_choices"], raw["queue"]["max_running"])
     try:
         return Rules(Config.model_validate(raw), values)
     except ValidationError as error:

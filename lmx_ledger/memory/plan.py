@@ -17,12 +17,13 @@ _PRECEDENCE: Final = 4.0
 """Each step of priority makes the turn so many times as long against those below."""
 
 
-_RESERVE_SHARE: Final = 50
+RESERVE_SHARE: Final = 50
+"""One part in so many of a limit is nobody's."""
 
 
 def reserve_of(limit: int) -> int:
     """What of a limit is nobody's: for the interpreters' own growth, and what no estimate foresaw."""
-    return limit // _RESERVE_SHARE
+    return limit // RESERVE_SHARE
 
 
 class Verdict(enum.StrEnum):

@@ -9,6 +9,7 @@ from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.errors import InvalidRequest
 from lmx_ledger.incident.replayed import replay
 from lmx_ledger.incident.rules import BadRule
+from lmx_ledger.ledger.history import Whole
 from lmx_ledger.server.context import Context
 from lmx_ledger.server.operator import asked, json_of, moment
 from lmx_ledger.server.reading import read_json, typed
@@ -34,7 +35,7 @@ def blueprint(context: Context) -> Blueprint:
         since_us = moment("since", order.since)
         until_us = utc_us() if order.until is None else moment("until", order.until)
         try:
-            found = await asked(replay, context.reader, since_us, until_us, order.set)
+            found = await asked(replay, Whole(context.ledger.path, context.reader), since_us, until_us, order.set)
         except BadRule as error:
             raise InvalidRequest(str(error), param="set") from None
         return json_of(found.public())

@@ -10,6 +10,7 @@ from lmx_ledger.serving.request import Chat, GenerationRequest, Texts
 from lmx_ledger.serving.structure import Part
 from lmx_ledger.serving.template import TemplateError
 from lmx_ledger.serving.text import TextModel
+from lmx_ledger.serving.too_long import too_long
 from lmx_ledger.session.explain import common_length
 from lmx_ledger.session.table import Beginning, beginning
 
@@ -101,10 +102,8 @@ async def prepare(request: GenerationRequest, model: ServedModel, text: TextMode
     longest = max(map(len, prompts))
     if longest >= ceiling.tokens:
         reduce_by = longest - ceiling.tokens + 1
-        why = _WHY.get(ceiling.reason, "")
         raise ContextLengthExceeded(
-            f"the prompt has {longest} tokens and {model.id} takes fewer than {ceiling.tokens}{why}; "
-            f"shorten it by {reduce_by}",
+            too_long(longest, model.id, ceiling.tokens, _WHY.get(ceiling.reason, "")),
             param="prompt" if isinstance(request.prompt, Texts) else "messages",
             lmx={
                 "prompt_tokens": longest,

@@ -20,6 +20,27 @@ class Extent(NamedTuple):
     left: int
 
 
+def expected_wait_s(waiting: int, running: int, max_running: int, ages_s: Sequence[float], mean_s: float) -> float:
+    """About how long somebody who comes now will wait; 0 where there is a place.
+
+    By Little's law: those before it, itself included, one lane's time each. `mean_s` is what a request takes; those
+    who run now may take longer than any before: how old they are already (`ages_s`) says so.
+    """
+    if not waiting and running < max_running:
+        return 0.0
+    served_s = max(mean_s, sum(ages_s) / len(ages_s) if ages_s else 0.0)
+    # Whoever waits beside free places waits for memory: there are only as many lanes as are running. Where none
+    # runs the door is closed, and they will go in together.
+    lanes = len(ages_s) if waiting and ages_s else max_running
+    return (waiting + 1) / lanes * served_s
+
+
+def learned_s(mean_s: float | None, served_s: float) -> float:
+    """What a request takes, behind one more: an exponential mean over about five."""
+    # The first one says more than any guess.
+    return served_s if mean_s is None else mean_s + 0.2 * (served_s - mean_s)
+
+
 class Place:
     """One request's claim on `size` places of the engine. `admitted` resolves when they are its own.
 
@@ -210,8 +231,7 @@ class AdmissionQueue:
 
     def finished(self, served_s: float) -> None:
         """Learn how long a request is in the engine, for `wait_s` (exponential mean over about five)."""
-        # The first one says more than any guess.
-        self._mean_s = served_s if not self._learned else self._mean_s + 0.2 * (served_s - self._mean_s)
+        self._mean_s = learned_s(self._mean_s if self._learned else None, served_s)
         self._learned = True
 
     def expect(self, served_s: float) -> None:
@@ -219,20 +239,10 @@ class AdmissionQueue:
         self._mean_s, self._learned = served_s, True
 
     def wait_s(self) -> float:
-        """About how long somebody who comes now will wait; 0 where there is a place.
-
-        By Little's law: those before it, itself included, one lane's time each. Those who run now may take longer than
-        any before; how old they are already says so.
-        """
-        if not self._waiting and self.running < self._max_running:
-            return 0.0
+        """About how long somebody who comes now will wait; 0 where there is a place."""
         now_s = time.monotonic()
         ages = [now_s - place.admitted_s for place in self._admitted if place.admitted_s is not None]
-        served_s = max(self._mean_s, sum(ages) / len(ages) if ages else 0.0)
-        # Whoever waits beside free places waits for memory: there are only as many lanes as are running. Where none
-        # runs the door is closed, and they will go in together.
-        lanes = len(self._admitted) if self._waiting and self._admitted else self._max_running
-        return (self.waiting + 1) / lanes * served_s
+        return expected_wait_s(self.waiting, self.running, self._max_running, ages, self._mean_s)
 
     def retry_after_s(self) -> int:
         """Seconds until somebody who comes now should find a place, between 1 and 60."""

@@ -155,6 +155,6 @@ class Turns:
         self._served = {owner: max(self._served.get(owner, least), least) for owner in owners}
         return min(waiting, key=lambda row: self._served[waiting[row]])
 
-    def read(self, owner: int, tokens: int, weight: float) -> None:
+    def read(self, owner: int, tokens: float, weight: float) -> None:
         """So many tokens were read for it; twice the weight, twice the share."""
         self._served[owner] = self._served.get(owner, 0.0) + tokens / weight

@@ -17,7 +17,7 @@ SHOWN: Final = 50
 EXPLAINED: Final = 20
 """Of so many of them it is looked for what caused them: each costs a walk over its events."""
 _LOOKED_US: Final = DAY_US
-"""Of one that lasted longer its first day is looked at: what began it is there, and a week of seconds takes a minute."""
+"""Of one that lasted longer its first day is looked at: what began it is there, and a week would take a minute."""
 
 
 def went_on(known: Sequence[state.Incident], period: Period) -> list[state.Incident]:

@@ -112,7 +112,8 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     """One that went on in that time, as it stood at the end of it. `*_s` are seconds from its start; None: not yet.
 
     `lasted_s` is up to its end, or to the end of the time. `cause` is the likeliest hypothesis, with its score (0 to
-    1). Whom it hit is None where that was not counted. `report` is the name of its postmortem's files beside this one, where they are there.
+    1). Whom it hit is None where that was not counted. `report` is the name of its postmortem's files beside this one,
+    where they are there.
     """
 
     id: str
