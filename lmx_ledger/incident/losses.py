@@ -21,6 +21,7 @@ TYPES: Final = (
     "request.cancelled",
 )
 DIVERGED: Final = str(Reason.DIVERGED)
+HOUR_US: Final = 3_600_000_000
 DEAREST: Final = 3
 """Events of a cause that are remembered."""
 _NOBODYS_FAULT: Final = frozenset({Reason.NEW_SESSION, Reason.TOO_SHORT})
@@ -29,17 +30,23 @@ _NAMES: Final = 2_000
 
 @dataclass(slots=True)
 class Loss:
-    """What one cause cost; `who`: by session where prompts were read again, else by model."""
+    """What one cause cost; `who`: by session where prompts were read again, else by model.
+
+    `hours` has the milliseconds by the number of the hour since the epoch.
+    """
 
     times: int = 0
     ms: float = 0.0
     tokens: int = 0
     who: Dearest = field(default_factory=lambda: Dearest(_NAMES))
     dearest: list[tuple[float, int]] = field(default_factory=list)
+    hours: dict[int, float] = field(default_factory=dict)
 
     def add(self, event: Recorded, lost_ms: float, who: str | None, tokens: int = 0) -> None:
         """By one event more."""
         self.times, self.ms, self.tokens = self.times + 1, self.ms + lost_ms, self.tokens + tokens
+        hour = event.time_us // HOUR_US
+        self.hours[hour] = self.hours.get(hour, 0.0) + lost_ms
         if who is not None:
             self.who.add(who, lost_ms, tokens)
         if len(self.dearest) < DEAREST or lost_ms > self.dearest[-1][0]:

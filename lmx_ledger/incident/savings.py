@@ -24,7 +24,7 @@ class Change(NamedTuple):
     """Something to change. `cost_ms` was lost for lack of it, `times` times; `seqs` are the dearest events.
 
     `keys` of the configuration it turns (none: it is not a matter of configuration), `given` the values with which a
-    replay can be asked what would have been.
+    replay can be asked what would have been. It cost most in the hour of that number since the epoch: `hour_ms`.
     """
 
     rule: str
@@ -35,6 +35,8 @@ class Change(NamedTuple):
     keys: tuple[str, ...] = ()
     given: Mapping[str, str] = _NONE
     seqs: tuple[int, ...] = ()
+    hour: int = 0
+    hour_ms: float = 0.0
 
 
 def changes(losses: Losses, config: Config) -> list[Change]:
@@ -241,6 +243,11 @@ def _change(
     dearest = sorted(
         {one for loss in (counted if seen is None else seen) for one in loss.dearest}, key=lambda one: (-one[0], one[1])
     )
+    hours: dict[int, float] = {}
+    for loss in counted:
+        for at, lost_ms in loss.hours.items():
+            hours[at] = hours.get(at, 0.0) + lost_ms
+    hour, hour_ms = min(hours.items(), key=lambda one: (-one[1], one[0]))
     return Change(
         rule=rule,
         what=what,
@@ -250,6 +257,8 @@ def _change(
         keys=keys,
         given=given,
         seqs=tuple(seq for _, seq in dearest[:DEAREST]),
+        hour=hour,
+        hour_ms=round(hour_ms, 3),
     )
 
 

@@ -12,9 +12,10 @@ from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.week import Period
 from lmx_ledger.incident import rules, savings, state
 from lmx_ledger.incident.fold import IncidentsFold
+from lmx_ledger.incident.rules import BadRule
 from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.fold import state_at
-from lmx_ledger.ledger.history import History
+from lmx_ledger.ledger.history import History, Whole
 from lmx_ledger.ledger.projection import FILE
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.report.digest.assemble import Found, assemble
@@ -23,6 +24,7 @@ from lmx_ledger.report.digest.incidents import told, trouble_of, went_on
 from lmx_ledger.report.digest.markdown import markdown
 from lmx_ledger.report.digest.model import Change, Digest
 from lmx_ledger.report.digest.sums import TYPES, Sums
+from lmx_ledger.report.digest.what_if import WhatIfs
 from lmx_ledger.report.text import moment
 from lmx_ledger.report.write import json_of
 from lmx_ledger.slo.objective import Objective, objectives_of
@@ -59,6 +61,7 @@ def digest(ledger: Path, reader: Reader, period: Period) -> Digest:
     known = _incidents(ledger, history, now, period)
     incidents, left_out = told(ledger, reader, known, end_us)
     found = savings.changes(now.losses, force.config)[:CHANGES]
+    what_ifs = WhatIfs(Whole(ledger, reader), period)
     return assemble(
         Found(
             period=period,
@@ -71,7 +74,7 @@ def digest(ledger: Path, reader: Reader, period: Period) -> Digest:
             trouble_before=trouble_of(
                 _incidents(ledger, history, before, period.before), period.before, period.since_us
             ),
-            changes=[_change(one) for one in found],
+            changes=[_change(one, what_ifs) for one in found],
             whole=whole,
             idle=not now.events and next(history.within(("*",), *period), None) is not None,
             notes=[*_range(newest, now), *force.notes],
@@ -94,9 +97,9 @@ def in_force(history: History, reader: Reader, period: Period) -> Force:
     """
     events = _configured(history, reader, period.until_us)
     try:
-        config = rules.recorded(events)
+        config = rules.course(events, {}).at(period.until_us).config
         return Force(config, objectives_of(config.slo), [])
-    except (ValidationError, StartupError):
+    except (ValidationError, BadRule, StartupError):
         config = Config()
         note = "What was configured then is not understood by this version: objectives and thresholds are the defaults."
         return Force(config, objectives_of(config.slo), [note])
@@ -129,7 +132,8 @@ def _incidents(ledger: Path, history: History, sums: Sums, period: Period) -> li
     return went_on(folded.all(), period)
 
 
-def _change(one: savings.Change) -> Change:
+def _change(one: savings.Change, what_ifs: WhatIfs) -> Change:
+    what_if, no_what_if = what_ifs.of(one)
     return Change(
         rule=one.rule,
         what=one.what,
@@ -138,8 +142,8 @@ def _change(one: savings.Change) -> Change:
         times=one.times,
         config=", ".join(_key(key) for key in one.keys) or None,
         because=list(one.seqs),
-        what_if=None,
-        no_what_if=None,
+        what_if=what_if,
+        no_what_if=no_what_if,
     )
 
 

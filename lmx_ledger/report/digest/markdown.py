@@ -50,7 +50,9 @@ def _changes(document: Digest) -> Iterator[str]:
             yield f"   Configuration: {escaped(one.config)}."
         yield ""
         if one.what_if is not None:
-            yield from table(words.OUTCOMES, words.what_if(one.what_if))
+            yield f"   {escaped(words.when(one.what_if))}"
+            yield ""
+            yield from table(words.WHAT_IF, words.what_if(one.what_if))
         elif one.no_what_if:
             yield f"   {escaped(one.no_what_if)}"
             yield ""

@@ -42,33 +42,41 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     better: str
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of requests; see `incident.estimate`."""
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure of the requests: as it was recorded, and as it would have been; see `incident.outcome`.
 
-    requests: int
-    answered: int
-    refused: dict[str, int]
-    ttft_p50_ms: float | None
-    ttft_p95_ms: float | None
-    waited_ms: float
-    page_ins: int
-    page_in_ms: float
+    `unit` is ms or empty (a count). The model, under the rules that were, comes to `modelled`: it is off by `error`.
+    `too_rough`: that is no less than what the setting changes, so that nobody can tell.
+    """
+
+    key: str
+    name: str
+    unit: str
+    recorded: float | None
+    modelled: float | None
+    estimated: float | None
+    error: float
+    too_rough: bool
 
 
 class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
-    """What a setting would have made of it: as it was, as the estimate has it without the setting, and with it."""
+    """What a setting would have made of the requests that came in the hour in which the lack of it cost most.
+
+    `share` of all that it cost was in that hour, which is from `since` to `until`.
+    """
 
     setting: str
-    recorded: Outcome
-    modelled: Outcome
-    estimated: Outcome
+    since: str
+    until: str
+    share: float
+    figures: list[Figure]
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """Something to change. `cost_ms` is what the lack of it cost, the most that it can save; `because` are events.
 
     `config` names keys of the configuration (None: it is no matter of configuration). `what_if` is None where no
-    replay can set it; `no_what_if` says why.
+    model can set it, or where `no_what_if` says why there is none.
     """
 
     rule: str

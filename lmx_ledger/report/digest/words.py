@@ -3,9 +3,11 @@
 from typing import Final
 
 from lmx_ledger.core.clock import parse_rfc3339, rfc3339
-from lmx_ledger.report.digest.model import Asker, Budget, Change, Compared, Digest, Header, Incident, Outcome, WhatIf
-from lmx_ledger.report.html import codes
+from lmx_ledger.report.digest.model import Asker, Budget, Change, Compared, Digest, Figure, Header, Incident, WhatIf
 from lmx_ledger.report.text import figure, lasted, moment
+
+WHAT_IF: Final = ("of the requests of that hour", "as it was", "then", "the model is off by")
+_BETTER: Final = {"yes": ", better", "no": ", worse"}
 
 
 def title(header: Header) -> str:
@@ -76,29 +78,27 @@ def asker(one: Asker) -> tuple[str, str, str]:
     return one.name, f"{one.lost_tokens:,}", figure(one.ms, "ms")
 
 
-def outcome(one: Outcome) -> tuple[str, ...]:
-    """A row of what became of requests."""
-    return (
-        f"{one.answered:,} of {one.requests:,}",
-        codes(one.refused),
-        figure(one.ttft_p50_ms, "ms"),
-        figure(one.ttft_p95_ms, "ms"),
-        figure(one.waited_ms, "ms"),
-        f"{one.page_ins:,} ({figure(one.page_in_ms, 'ms')})",
-    )
-
-
-_BETTER: Final = {"yes": ", better", "no": ", worse"}
-OUTCOMES: Final = ("", "answered", "refused", "first token, p50", "p95", "waited", "page-ins")
+def when(one: WhatIf) -> str:
+    """Of which hour the estimate is, and why of that one."""
+    hour = f"{moment(one.since)[:16]} to {moment(one.until)[11:16]} UTC"
+    share = f", {figure(one.share, 'share')} of it" if one.share < 1 else ""
+    return f"With {one.setting}, by a model of the hour in which it cost most ({hour}{share}):"
 
 
 def what_if(one: WhatIf) -> list[tuple[str, ...]]:
-    """As it was, as the model has it under the same settings, and under the other one."""
+    """A row for each figure: as it was, as it would have been, and by how much the model is off under the old rules."""
     return [
-        ("as it was", *outcome(one.recorded)),
-        ("the same, modelled", *outcome(one.modelled)),
-        (f"with {one.setting}", *outcome(one.estimated)),
+        (figure_.name, figure(figure_.recorded, figure_.unit), _estimated(figure_), figure(figure_.error, figure_.unit))
+        for figure_ in one.figures
     ]
+
+
+def _estimated(one: Figure) -> str:
+    if one.too_rough:
+        return "too rough to tell"
+    if one.estimated == one.modelled:
+        return "the same"
+    return f"about {figure(one.estimated, one.unit)}"
 
 
 def saves(one: Change) -> str:
