@@ -63,7 +63,7 @@ def list_incidents(
     try:
         found = connection.get("/lmx/incidents", {"status": wanted, "since": rfc3339(since_us)})["incidents"]
     except NoDaemon:
-        found = _offline(
+        found = offline(
             connection, home, lambda _, __, known: [one.public() for one in known if one.matches(wanted, since_us)]
         )
     if as_json:
@@ -143,10 +143,10 @@ def report(
     try:
         body = connection.get_bytes(f"/lmx/incidents/{quote(id, safe='')}/report", {"format": wanted})
     except NoDaemon:
-        body = _offline(
+        body = offline(
             connection,
             home,
-            lambda file, reader, known: _report(file, reader, _named(known, id), wanted, config, home),
+            lambda file, reader, known: _report(file, reader, named(known, id), wanted, config, home),
         )
     if into is not None:
         _write_into(into, body, as_json=as_json)
@@ -187,15 +187,21 @@ def _asked(
     home: Path | None,
     name: str,
     more: str,
-    offline: "Callable[[Path, Reader, Incident], dict[str, Any]]",
+    told: "Callable[[Path, Reader, Incident], dict[str, Any]]",
 ) -> Any:
     try:
         return connection.get(f"/lmx/incidents/{quote(name, safe='')}{more}")
     except NoDaemon:
-        return _offline(connection, home, lambda file, reader, known: offline(file, reader, _named(known, name)))
+        return offline(connection, home, lambda file, reader, known: told(file, reader, named(known, name)))
 
 
-def _offline(connection: Connection, home: Path | None, ask: "Callable[[Path, Reader, list[Incident]], Any]") -> Any:
+def offline(connection: Connection, home: Path | None, ask: "Callable[[Path, Reader, list[Incident]], Any]") -> Any:
+    """What the ledger's file gives, with the incidents that are in it, where no daemon answers.
+
+    Raises:
+        NoDaemon: there is no ledger either.
+        StartupError: it cannot be read.
+    """
     from lmx_ledger.incident.fold import IncidentsFold  # noqa: PLC0415 - HTTP does without SQLAlchemy
     from lmx_ledger.ledger.fold import state_at  # noqa: PLC0415
     from lmx_ledger.ledger.history import History  # noqa: PLC0415
@@ -212,7 +218,12 @@ def _offline(connection: Connection, home: Path | None, ask: "Callable[[Path, Re
         reader.close()
 
 
-def _named(known: "list[Incident]", name: str) -> "Incident":
+def named(known: "list[Incident]", name: str) -> "Incident":
+    """By id, the beginning of one, or `last`.
+
+    Raises:
+        Failure: there is none, or several begin so.
+    """
     from lmx_ledger.incident.state import find  # noqa: PLC0415
 
     try:

@@ -1,27 +1,37 @@
-"""`lmx replay`: what would have been decided under other rules, of what was then."""
+"""`lmx replay`: what would have been decided under other rules, and what would have followed, as an estimate."""
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from lmx_ledger.cli.connection import Connection, NoDaemon
-from lmx_ledger.cli.display import harmless, note, on_terminal, print_json, terminal
+from lmx_ledger.cli.connection import Connection, Failure, NoDaemon
+from lmx_ledger.cli.display import on_terminal, print_json
 from lmx_ledger.cli.events import moment
 from lmx_ledger.cli.options import ApiKey, AsJson, Home, Url
-from lmx_ledger.cli.source import ledger_file, note_file
 from lmx_ledger.core.clock import utc_us
-from lmx_ledger.core.units import show_duration
 
-EXAMPLE: Final = "Example: lmx replay --since 1h --set memory.page_at=0.75"
+if TYPE_CHECKING:
+    from lmx_ledger.incident.replayed import Asked
 
-_SHOWN: Final = 50
+EXAMPLE: Final = "Example: lmx replay last --sweep memory.limit=8GB..24GB/5"
+
+_HOUR: Final = "1h"
+_PATIENCE_S: Final = 600.0
+"""A sweep over a busy hour takes a while."""
+_FORMS: Final = (".html", ".svg")
 
 
 def replay(
-    since: Annotated[str, typer.Option("--since", metavar="WHEN", help="From then on: 10m, or a time.")] = "1h",
+    about: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[INCIDENT]", help="Its time: an id, the beginning of one, or `last`.", show_default=False
+        ),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="WHEN", help="From then on: 10m, or a time.", show_default=_HOUR)
+    ] = None,
     until: Annotated[
         str | None, typer.Option("--until", metavar="WHEN", help="Up to then.", show_default="now")
     ] = None,
@@ -29,28 +39,47 @@ def replay(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A rule that was otherwise; again: more of them."),
     ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option("--sweep", metavar="KEY=VALUES", help="One rule at many values: V1,V2,... or FROM..TO/STEPS."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the sweep there as a page (.html) or .svg.")
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Decide again what was decided, by the same functions: as it was, or with rules set otherwise.
+    """Decide again what was decided, as it was or with other rules, and estimate what would have become of requests.
 
-    Without --set every decision must come out as the ledger has it. With it, each one says what the other rules would
-    have decided there, of things as they were: what would have followed is not known.
+    Without --set every decision must come out as the ledger has it. The estimate is a model's: how far that is off
+    under the rules that were is said beside each figure.
     """
+    if about is not None and (since is not None or until is not None):
+        raise typer.BadParameter("an incident has its own time; leave --since and --until out", param_hint="--since")
+    if out is not None and (sweep is None or out.suffix not in _FORMS):
+        raise typer.BadParameter(
+            f"it takes a --sweep, and a name that ends in {' or '.join(_FORMS)}", param_hint="--out"
+        )
     wanted = dict(_pair(one) for one in given or [])
-    since_us, until_us = moment(since, "--since"), moment(until, "--until")
     connection = Connection(url, api_key)
-    order: dict[str, Any] = {"since": since, "set": wanted} | ({} if until is None else {"until": until})
+    order = {"incident": about, "since": since, "until": until, "set": wanted, "sweep": sweep}
+    # Read here, too: what is no time is an error of usage, whoever answers.
+    span = (moment(since or _HOUR, "--since") or 0, moment(until, "--until") or utc_us())
     try:
-        found = connection.post("/lmx/replay", order)
+        body = {name: value for name, value in order.items() if value is not None}
+        found = connection.post("/lmx/replay", body, patience_s=_PATIENCE_S)
     except NoDaemon:
-        found = _offline(connection, home, since_us or 0, until_us or utc_us(), wanted)
-    if as_json:
+        found = _offline(connection, home, about, span, wanted, sweep)
+    if out is not None:
+        _write(out, found)
+    elif as_json:
         print_json(found)
     else:
-        _show(found)
+        from lmx_ledger.cli.replay_display import show, show_plain  # noqa: PLC0415 - rich is slow to come
+
+        (show if on_terminal() else show_plain)(found)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -61,53 +90,45 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _offline(
-    connection: Connection, home: Path | None, since_us: int, until_us: int, given: dict[str, str]
+    connection: Connection,
+    home: Path | None,
+    about: str | None,
+    span: tuple[int, int],
+    given: dict[str, str],
+    sweep: str | None,
 ) -> dict[str, Any]:
-    from lmx_ledger.incident import replayed  # noqa: PLC0415 - HTTP does without pydantic and SQLAlchemy
+    from lmx_ledger.cli.incidents import offline  # noqa: PLC0415 - HTTP does without pydantic and SQLAlchemy
+    from lmx_ledger.incident.replaying import answer  # noqa: PLC0415
     from lmx_ledger.incident.rules import BadRule  # noqa: PLC0415
-    from lmx_ledger.ledger.history import Whole  # noqa: PLC0415
-    from lmx_ledger.ledger.query import Reader  # noqa: PLC0415
 
-    file = ledger_file(connection, home)
-    reader = Reader.open(file)
-    note_file(connection, file)
+    def ask(file: Path, reader: Any, known: list[Any]) -> dict[str, Any]:
+        ledger, since_us, until_us = _source(file, reader, known, about, span)
+        return answer(ledger, since_us, until_us, given, sweep).public()
+
     try:
-        return replayed.replay(Whole(file, reader), since_us, until_us, given).public()
+        found: dict[str, Any] = offline(connection, home, ask)
     except BadRule as error:
-        raise typer.BadParameter(str(error), param_hint="--set") from None
-    finally:
-        reader.close()
+        raise typer.BadParameter(str(error), param_hint="--set" if sweep is None else "--sweep") from None
+    return found
 
 
-def _show(found: dict[str, Any]) -> None:
-    rules = ", ".join(f"{key} = {value}" for key, value in found["set"].items())
-    under = f"With {rules}" if rules else "With the rules that were in force"
-    typer.echo(f"{under}: {found['decisions']:,} decisions, {found['different']:,} of them different.")
-    before, after = found["stages_s"]["recorded"], found["stages_s"]["replayed"]
-    for stage in dict.fromkeys((*before, *after)):
-        typer.echo(f"  {stage}: {_time(before.get(stage))} then, {_time(after.get(stage))} with these rules")
-    differences = found["differences"]
-    if not differences:
-        if not found["decisions"]:
-            note("nothing was decided in that time; for more: --since 1d")
-        return
-    rows = [
-        (row["time"], str(row["seq"] or "-"), row["recorded"] or "nothing", row["replayed"] or "nothing")
-        for row in differences[:_SHOWN]
-    ]
-    if on_terminal():
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("time", "event", "was decided", "would have been"):
-            table.add_column(name, overflow="fold", no_wrap=name in {"time", "event"})
-        for row in rows:
-            table.add_row(*(Text(harmless(cell)) for cell in row))
-        terminal().print(table)
-    else:
-        for row in rows:
-            typer.echo("\t".join(harmless(cell) for cell in row))
-    if len(differences) > _SHOWN:
-        note(f"these are the first {_SHOWN} of {len(differences):,}; for all: --json")
+def _source(
+    file: Path, reader: Any, known: list[Any], about: str | None, span: tuple[int, int]
+) -> "tuple[Asked, int, int]":
+    """What is read, and from when to when: the ledger, whole, and the time of an incident where one is named."""
+    from lmx_ledger.cli.incidents import named  # noqa: PLC0415
+    from lmx_ledger.incident.timeline import bounds  # noqa: PLC0415
+    from lmx_ledger.ledger.history import Whole  # noqa: PLC0415
+
+    since_us, until_us = span if about is None else bounds(named(known, about), utc_us())
+    return Whole(file, reader), since_us, until_us
 
 
-def _time(seconds: float | None) -> str:
-    return "none" if not seconds else show_duration(seconds)
+def _write(out: Path, found: dict[str, Any]) -> None:
+    from lmx_ledger.report.sweep_page import page_of, picture_of  # noqa: PLC0415
+
+    try:
+        out.write_text(page_of(found) if out.suffix == ".html" else picture_of(found), encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"{out} cannot be written: {error.strerror}") from None
+    typer.echo(f"Written to {out}.")

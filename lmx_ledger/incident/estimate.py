@@ -9,7 +9,7 @@ cache, that two workers share a machine, and what a restart of workers by the gu
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.guard.recorded import observations
@@ -27,6 +27,8 @@ from lmx_ledger.memory.plan import RESERVE_SHARE
 
 LEAD_US: Final = 60_000_000
 """So long before the time that is asked about the model begins, so that lines and memory are as they were."""
+MOST_EVENTS: Final = 100_000
+"""Of requests: a model of so many takes some seconds."""
 _NO_LIMIT: Final = 1 << 60
 _LEAST_SHARE: Final = 0.01
 _GPU: Final = ("guard.gpu_at", "guard.gpu_for")
@@ -52,10 +54,13 @@ class Scene(NamedTuple):
 class Estimator:
     """Of one time of the ledger, for any number of rules: what is the same for all is worked out once."""
 
-    def __init__(self, events: Iterable[Recorded], since_us: int, until_us: int) -> None:
+    def __init__(self, events: Iterable[Recorded], since_us: int, until_us: int, *, cut_us: int | None = None) -> None:
         """`events` are those of `demand.TYPES` from `LEAD_US` before on, and those of `machine.TYPES` from the
-        beginning of each run; what came in [`since_us`, `until_us`) is asked about.
+        beginning of each run; what came in [`since_us`, `until_us`) is asked about, before `cut_us` where there is
+        more than is read.
         """
+        self._cut_us = cut_us
+        until_us = until_us if cut_us is None else min(until_us, cut_us)
         runs: dict[str, list[Recorded]] = {}
         for event in events:
             runs.setdefault(event.boot, []).append(event)
@@ -77,7 +82,28 @@ class Estimator:
         found = self._modelled
         if given:
             found = _modelled([(scene, _served(scene, course(scene.events, given))) for scene in self._scenes])
-        return Estimate(values, self._recorded, self._modelled, found, self._off)
+        return Estimate(values, self._recorded, self._modelled, found, self._off, self._cut_us)
+
+    def in_force(self, key: str) -> Any:
+        """The value that a key had when the time that is asked about began; None where nobody knows."""
+        return self.at(key, max(self._scenes[0].since_us, self._scenes[0].base_us)) if self._scenes else None
+
+    def at(self, key: str, at_us: int) -> Any:
+        """The value that it had at a moment; None where nobody knows."""
+        if not self._scenes:
+            return None
+        scene = next((one for one in reversed(self._scenes) if one.base_us <= at_us), self._scenes[0])
+        section, _, name = key.partition(".")
+        value = getattr(getattr(course(scene.events, {}).at(at_us).config, section), name)
+        return scene.machine.limit if value == "auto" else value
+
+    def longest(self) -> dict[str, int]:
+        """Of each conversation (or request without one): the tokens of its longest prompt and answer."""
+        found: dict[str, int] = {}
+        for job in (job for scene in self._scenes for job in scene.demand.jobs):
+            name = job.session or job.id
+            found[name] = max(found.get(name, 0), job.room)
+        return found
 
     def limit_for_all(self) -> int | None:
         """The memory limit in bytes under which no weights would have to go; None where no model is known to memory.
@@ -101,19 +127,20 @@ def estimate(events: Iterable[Recorded], since_us: int, until_us: int, given: Ma
     return Estimator(events, since_us, until_us).estimate(given)
 
 
-def estimator_in(ledger: Asked, since_us: int, until_us: int) -> Estimator:
-    """Of that time of the ledger, whole.
+def estimator_in(ledger: Asked, since_us: int, until_us: int, most: int = MOST_EVENTS) -> Estimator:
+    """Of that time of the ledger, whole; of its requests at most so many events.
 
     Raises:
         LedgerError: the ledger cannot be read.
     """
     since = since_us - LEAD_US
-    asked = ledger.events(EventFilter(types=asking.TYPES, since_us=since, until_us=until_us, limit=MOST))
+    asked = ledger.events(EventFilter(types=asking.TYPES, since_us=since, until_us=until_us, limit=most))
+    cut_us = max(event.time_us for event in asked) if len(asked) == most else None
     events = {event.seq: event for event in asked}
     for boot in dict.fromkeys(event.boot for event in asked):
-        of_run = EventFilter(types=serving.TYPES, boot=boot, until_us=until_us, limit=MOST)
+        of_run = EventFilter(types=serving.TYPES, boot=boot, until_us=cut_us or until_us, limit=MOST)
         events |= {event.seq: event for event in ledger.events(of_run)}
-    return Estimator([events[seq] for seq in sorted(events)], since_us, until_us)
+    return Estimator([events[seq] for seq in sorted(events)], since_us, until_us, cut_us=cut_us)
 
 
 def estimate_in(ledger: Asked, since_us: int, until_us: int, given: Mapping[str, str]) -> Estimate:

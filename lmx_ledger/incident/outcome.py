@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.units import show_duration
 
 REQUESTS: Final = "requests"
@@ -55,6 +56,11 @@ class Figure(NamedTuple):
     error: float
 
     @property
+    def told(self) -> bool:
+        """Whether there is anything to say of it."""
+        return any((self.recorded, self.modelled, self.estimated))
+
+    @property
     def change(self) -> float:
         """What the rules change, in the model: only like is compared with like."""
         return (self.estimated or 0.0) - (self.modelled or 0.0)
@@ -62,7 +68,7 @@ class Figure(NamedTuple):
     @property
     def changes(self) -> bool:
         """Whether they change anything."""
-        return (self.estimated, self.modelled) != (self.modelled, self.estimated)
+        return self.estimated != self.modelled
 
     @property
     def too_rough(self) -> bool:
@@ -74,15 +80,19 @@ class Figure(NamedTuple):
         return {**self._asdict(), "error": round(self.error, 3), "change": round(self.change, 3),
                 "too_rough": self.too_rough}  # fmt: skip
 
+    def held(self) -> str:
+        """How good the model is, in words."""
+        recorded, modelled = shown(self.recorded, self.unit), shown(self.modelled, self.unit)
+        return f"{self.name}: {recorded} recorded, {modelled} by the model (off by {shown(self.error, self.unit)})"
+
     def text(self) -> str:
-        """In words."""
-        now, then = shown(self.recorded, self.unit), shown(self.estimated, self.unit)
-        error = f"the model is off by {shown(self.error, self.unit)}"
+        """What other rules change, in words."""
+        told, error = f"{self.name}: {shown(self.recorded, self.unit)} recorded", shown(self.error, self.unit)
         if not self.changes:
-            return f"{self.name}: {now}, and as many with these rules ({error})"
+            return f"{told}, unchanged with these rules (the model is off by {error})"
         if self.too_rough:
-            return f"{self.name}: {now} recorded; too rough to tell what these rules change ({error})"
-        return f"{self.name}: {now} recorded, about {then} with these rules ({error})"
+            return f"{told}; too rough to tell what these rules change (the model is off by {error})"
+        return f"{told}, about {shown(self.estimated, self.unit)} with these rules (the model is off by {error})"
 
 
 _FIGURES: Final = (
@@ -100,7 +110,8 @@ _KEYS: Final = {"refused_all": "refused"}
 
 class Estimate(NamedTuple):
     """`given` are the rules that are set otherwise. `modelled` is under those that were; `off` by how much each
-    request's first token is off in it, in milliseconds.
+    request's first token is off in it, in milliseconds. `cut_us`: there were more requests than a model is made of, and
+    what came from then on is in none of it; None: it is all.
     """
 
     given: Mapping[str, Any]
@@ -108,6 +119,7 @@ class Estimate(NamedTuple):
     modelled: Outcome
     estimated: Outcome
     off: Sequence[float] = ()
+    cut_us: int | None = None
 
     def figures(self) -> Iterator[Figure]:
         """All of them."""
@@ -137,11 +149,15 @@ class Estimate(NamedTuple):
             "estimated": self.estimated.public(),
             "figures": [one.public() for one in self.figures()],
             "text": self.text(),
+            "cut": None if self.cut_us is None else rfc3339(self.cut_us),
         }
 
     def text(self) -> list[str]:
         """In words, a line for each figure that there is anything to say of."""
-        return [one.text() for one in self.figures() if any((one.recorded, one.modelled, one.estimated))]
+        told = [one for one in self.figures() if one.told]
+        if self.given:
+            return [one.text() for one in told]
+        return [one.held() for one in told]
 
 
 def share_of(ordered: Sequence[float], share: float) -> float:

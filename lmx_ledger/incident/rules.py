@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lmx_ledger.core.config import Config
 from lmx_ledger.core.events import Recorded
-from lmx_ledger.core.units import parse_bytes, parse_duration
+from lmx_ledger.core.units import parse_bytes, parse_duration, show_bytes, show_duration
 from lmx_ledger.guard import signals, stages
 from lmx_ledger.guard.signals import Threshold
 
@@ -152,13 +152,9 @@ def with_rules(config: Config, given: Mapping[str, str]) -> Rules:
     """
     raw, values = config.model_dump(), dict[str, Any]()
     for name, text in given.items():
-        if name not in KEYS:
-            raise BadRule(f"a replay cannot set {name!r}; it can set {', '.join(KEYS)}")
+        value = value_of(name, text)
         section, key = name.split(".")
-        try:
-            values[name] = raw[section][key] = _value(name, text, raw[section][key])
-        except ValueError as error:
-            raise BadRule(f"{name}: {error}") from None
+        values[name] = raw[section][key] = value
     # Fewer slots take the choices of one request down with them: nobody asks about those.
     raw["queue"]["max_choices"] = min(raw["queue"]["max_choices"], raw["queue"]["max_running"])
     try:
@@ -168,10 +164,33 @@ def with_rules(config: Config, given: Mapping[str, str]) -> Rules:
         raise BadRule(f"{', '.join(given)}: {reasons}") from None
 
 
-def _value(name: str, text: str, before: Any) -> Any:
-    """As the kind of value that the key has."""
-    if name == "memory.limit":
-        return parse_bytes(text)
-    if isinstance(before, int):
-        return int(text)
-    return float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+def value_of(name: str, text: str) -> Any:
+    """What is meant by it: of the kind of value that the key has.
+
+    Raises:
+        BadRule: there is no such key, or that is no such value.
+    """
+    if name not in KEYS:
+        raise BadRule(f"a replay cannot set {name!r}; it can set {', '.join(KEYS)}")
+    try:
+        if name == _LIMIT:
+            return parse_bytes(text)
+        if isinstance(_USUAL[name], int):
+            return int(text)
+        return float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+    except ValueError as error:
+        raise BadRule(f"{name}: {error}") from None
+
+
+def show_value(name: str, value: Any) -> str:
+    """For people: `190 MB`, `15.0 s`, `0.85`."""
+    if name == _LIMIT and isinstance(value, int):
+        return show_bytes(value)
+    return show_duration(value) if name in _DURATIONS else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+_LIMIT: Final = "memory.limit"
+_SHARES: Final = frozenset({"memory.page_at", "memory.page_to", "guard.memory_at", "guard.gpu_at"})
+_RAW: Final = Config().model_dump()
+_USUAL: Final = {name: _RAW[name.partition(".")[0]][name.partition(".")[2]] for name in KEYS}
+_DURATIONS: Final = frozenset(name for name in KEYS if isinstance(_USUAL[name], float) and name not in _SHARES)

@@ -92,4 +92,30 @@ class BarChart(msgspec.Struct, frozen=True, kw_only=True, tag="bars"):
     empty: str | None = None
 
 
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """What is estimated at one value of a setting, and how that is written."""
+
+    x: float
+    label: str
+    value: float | None
+
+
+class ValueChart(msgspec.Struct, frozen=True, kw_only=True, tag="setting"):
+    """A figure over the values of a setting. `error` is by how much it may be off, to both sides; `recorded` is what it
+    was, with the setting that was (`in_force`, None: nobody knows).
+    """
+
+    key: str
+    title: str
+    about: str
+    unit: str
+    setting: str
+    points: list[Point]
+    error: float = 0.0
+    recorded: float | None = None
+    in_force: float | None = None
+    empty: str | None = None
+
+
 Chart = TimeChart | LaneChart | BarChart
+"""What a postmortem has."""

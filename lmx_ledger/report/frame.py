@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from lmx_ledger.report.svg import box, element, label, line, number, width_of
-from lmx_ledger.report.ticks import time_ticks
+from lmx_ledger.report.ticks import Scale, time_ticks
 
 WIDTH: Final = 760.0
 RIGHT: Final = 34.0
@@ -53,6 +53,15 @@ def time_axis(across: Across, top: float, bottom: float) -> list[str]:
             drawn.append(label(x, bottom + 31, tick.date, anchor="middle", class_="t m"))
             dated_to = x + half + 4
     drawn.append(label(WIDTH, bottom + 31, "UTC", anchor="end", class_="t m"))
+    return drawn
+
+
+def values_axis(scale: Scale, left: float, top: float, floor: float) -> list[str]:
+    """Ticks of the values at the left, a grid line at each, and their unit above."""
+    drawn = [label(left - 8, top - 8, scale.unit, anchor="end", class_="t m")] if scale.unit else []
+    for value, text in scale.ticks:
+        y = floor - value / scale.top * (floor - top)
+        drawn += [line(left, y, WIDTH - RIGHT, y, "gr"), label(left - 8, y + 4, text, anchor="end")]
     return drawn
 
 

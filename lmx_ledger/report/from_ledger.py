@@ -7,11 +7,13 @@ from lmx_ledger.core.slo_section import SloSection
 from lmx_ledger.incident import account, rank, state, timeline
 from lmx_ledger.ledger import heads
 from lmx_ledger.ledger.audit import head_of
+from lmx_ledger.ledger.history import Whole
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.report.assemble import assemble
 from lmx_ledger.report.html import html
 from lmx_ledger.report.markdown import markdown
 from lmx_ledger.report.model import Evidence, Hypothesis, Incident, Integrity, Postmortem, Promises, TimelineLine
+from lmx_ledger.report.what_if import what_if
 from lmx_ledger.report.write import json_of
 
 FORMS: Final = {
@@ -31,13 +33,16 @@ def postmortem(ledger: Path, reader: Reader, incident: state.Incident, slo: SloS
         LedgerError: the ledger cannot be read.
     """
     found = account.window(ledger, reader, incident, now_us)
+    guesses = account.hypotheses(found, incident)
+    kinds = [one.kind for one in guesses]
     promises = Promises(ttft_ms=slo.ttft.threshold * 1e3, itl_ms=slo.itl.threshold * 1e3)
     return assemble(
         _incident(incident),
         [_line(line) for line in account.lines(found, incident)],
-        [_hypothesis(one) for one in account.hypotheses(found, incident)],
+        [_hypothesis(one) for one in guesses],
         found.events,
         promises=promises,
+        what_if=what_if(Whole(ledger, reader), kinds, found.events, found.since_us, found.until_us),
         integrity=_integrity(ledger, found),
     )
 

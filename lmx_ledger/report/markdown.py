@@ -273,6 +273,11 @@ def _what_if(document: Postmortem) -> Iterator[str]:
         return
     yield "## What if"
     yield ""
+    yield (
+        "Recorded decisions decided again under other settings, and the recorded requests served again by a model of"
+        " that time. What is behind \N{PLUS-MINUS SIGN} is how far that model is off under the settings that were."
+    )
+    yield ""
     yield from table(
         ("setting", "recorded", "replayed", "difference"),
         ((one.setting, one.recorded, one.replayed, one.difference) for one in document.what_if),

@@ -22,10 +22,11 @@ def _environment() -> jinja2.Environment:
 
 
 @cache
-def _style() -> Markup:
+def style() -> Markup:
+    """The style of all pages."""
     return Markup(resources.files("lmx_ledger.report").joinpath("pages", _STYLE).read_text("utf-8"))  # noqa: S704
 
 
 def filled(page: str, **values: Any) -> str:
     """The page with these values, each of them escaped; its style is in it."""
-    return f"{_environment().get_template(page).render(style=_style(), **values).strip()}\n"
+    return f"{_environment().get_template(page).render(style=style(), **values).strip()}\n"

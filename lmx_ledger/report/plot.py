@@ -3,7 +3,7 @@
 from typing import Final
 
 from lmx_ledger.report.chart import Band, Series, TimeChart
-from lmx_ledger.report.frame import AXIS, RIGHT, ROW, WIDTH, Across, Key, legend, said, time_axis, triangle
+from lmx_ledger.report.frame import AXIS, RIGHT, ROW, WIDTH, Across, Key, legend, said, time_axis, triangle, values_axis
 from lmx_ledger.report.svg import box, element, hint, label, line, number, patterns, picture
 from lmx_ledger.report.text import figure, moment
 from lmx_ledger.report.ticks import Scale, scale_of
@@ -36,7 +36,7 @@ def plotted(chart: TimeChart) -> str:
         box(across.x(b.from_us), plot_top, across.x(b.until_us) - across.x(b.from_us), _HEIGHT, f"sh {b.tone}")
         for b in chart.bands
     ]
-    drawn += [*shades, *strips, *_values_axis(scale, plot_top, floor), *time_axis(across, plot_top, floor)]
+    drawn += [*shades, *strips, *values_axis(scale, _LEFT, plot_top, floor), *time_axis(across, plot_top, floor)]
     if chart.columns:
         drawn += _columns(chart, across, scale, floor)
     for index, series in enumerate(chart.series[:1] if chart.columns else chart.series):
@@ -61,14 +61,6 @@ def _keys(chart: TimeChart, levels: list[str]) -> list[Key]:
     if chart.marks:
         keys.append(Key("mark", "", chart.marks_are))
     return keys
-
-
-def _values_axis(scale: Scale, top: float, floor: float) -> list[str]:
-    drawn = [label(_LEFT - 8, top - 8, scale.unit, anchor="end", class_="t m")] if scale.unit else []
-    for value, text in scale.ticks:
-        y = floor - value / scale.top * (floor - top)
-        drawn += [line(_LEFT, y, WIDTH - RIGHT, y, "gr"), label(_LEFT - 8, y + 4, text, anchor="end")]
-    return drawn
 
 
 def _strips(bands: list[Band], across: Across, top: float) -> tuple[list[str], float]:
