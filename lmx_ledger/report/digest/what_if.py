@@ -6,12 +6,11 @@ from typing import Final
 
 from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.events import Recorded
-from lmx_ledger.core.units import show_bytes
 from lmx_ledger.core.week import Period
 from lmx_ledger.incident.estimate import LEAD_US, Estimator
 from lmx_ledger.incident.losses import HOUR_US
 from lmx_ledger.incident.outcome import Estimate
-from lmx_ledger.incident.rules import BadRule
+from lmx_ledger.incident.rules import BadRule, show_value
 from lmx_ledger.incident.savings import Change
 from lmx_ledger.incident.simulation import demand, machine
 from lmx_ledger.ledger.filter import EventFilter
@@ -55,22 +54,21 @@ class WhatIfs:
             estimator = self._hours.get(change.hour)
             if estimator is None:
                 estimator = self._hours[change.hour] = Estimator(self._events(since_us, until_us), since_us, until_us)
-            given = _enough(estimator, change.given)
-            found = estimator.estimate(given)
+            found = estimator.estimate(_enough(estimator, change.given))
         except TooMuch:
             return None, f"{_NOT} the hour in which it cost most has more than {MOST:,} events."
         except BadRule as error:
             return None, f"{_NOT} {error}."
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             # Of events that are not as the model expects them. The rest of the digest does not hang on it.
-            return None, f"{_NOT} the model of the hour in which it cost most fails ({error!r})."
+            return None, f"{_NOT} the model of the hour in which it cost most fails ({type(error).__name__})."
         answered = found.figure("answered")
         if answered.error > _WRONG * found.recorded.requests:
             return None, (
                 f"{_NOT} the model of the hour in which it cost most is off by {answered.error:,.0f}"
                 f" of {found.recorded.requests:,} requests."
             )
-        return _told(found, given, since_us, until_us, change.hour_ms / change.cost_ms), None
+        return _told(found, since_us, until_us, change.hour_ms / change.cost_ms), None
 
     def _events(self, since_us: int, until_us: int) -> list[Recorded]:
         asked = self._some(EventFilter(types=demand.TYPES, since_us=since_us - LEAD_US, until_us=until_us), {})
@@ -97,7 +95,7 @@ def _enough(estimator: Estimator, given: Mapping[str, str]) -> Mapping[str, str]
     return given if needed is None or needed <= int(given[_LIMIT]) else {**given, _LIMIT: str(needed)}
 
 
-def _told(found: Estimate, given: Mapping[str, str], since_us: int, until_us: int, share: float) -> WhatIf:
+def _told(found: Estimate, since_us: int, until_us: int, share: float) -> WhatIf:
     figures = [
         Figure(
             key=one.key,
@@ -110,16 +108,12 @@ def _told(found: Estimate, given: Mapping[str, str], since_us: int, until_us: in
             too_rough=one.too_rough,
         )
         for one in found.figures()
-        if any((one.recorded, one.modelled, one.estimated))
+        if one.told
     ]
     return WhatIf(
-        setting=", ".join(f"{name} = {_shown(name, value)}" for name, value in given.items()),
+        setting=", ".join(f"{name} = {show_value(name, value)}" for name, value in found.given.items()),
         since=rfc3339(since_us),
         until=rfc3339(until_us),
         share=round(share, 6),
         figures=figures,
     )
-
-
-def _shown(name: str, value: str) -> str:
-    return show_bytes(int(value)) if name == _LIMIT else value
