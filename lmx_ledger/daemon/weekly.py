@@ -22,7 +22,7 @@ from lmx_ledger.report.write import NotWritten
 
 MINUTE: Final = 5
 """Of each hour: not at midnight itself, when what happened just before may be on its way to the ledger."""
-FIRST_AFTER_S: Final = 60.0
+FIRST_AFTER_S: Final = 20.0
 """Not at the start, when there is enough to do."""
 
 

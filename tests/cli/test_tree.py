@@ -41,6 +41,7 @@ def test_what_exists_is_what_this_version_can_do() -> None:
         ("fit",),
         ("incidents", "ack"),
         ("incidents", "close"),
+        ("incidents", "digest"),
         ("incidents", "list"),
         ("incidents", "report"),
         ("incidents", "show"),
