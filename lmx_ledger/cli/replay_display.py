@@ -12,6 +12,8 @@ from lmx_ledger.core.units import show_duration
 from lmx_ledger.incident.rules import show_value
 
 _SHOWN: Final = 50
+_WIDE: Final = 110
+"""Columns of a terminal in which stages and all figures have room."""
 _BAR: Final = 8
 _BLOCKS: Final = "▏▎▍▌▋▊▉█"
 _SWEPT: Final = (
@@ -21,6 +23,7 @@ _SWEPT: Final = (
     ("waited_ms", "waiting"),
 )
 _ROUGH: Final = "~"
+_ESTIMATED: Final = "estimated"
 MS: Final = "ms"
 
 
@@ -81,6 +84,11 @@ def _differences(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _notes(found: Mapping[str, Any]) -> None:
+    for key, parts in found["bears_on"].items():
+        if parts == [_ESTIMATED]:
+            note(f"no recorded decision hangs on {key}: it bears on the estimate only")
+        elif _ESTIMATED not in parts:
+            note(f"{key} bears on the decisions only: what would have followed is not estimated")
     if len(found["differences"]) > _SHOWN:
         note(f"these are the first {_SHOWN} of {len(found['differences']):,}; for all: --json")
     if not found["decisions"] and not found["estimate"]["recorded"]["requests"]:
@@ -100,7 +108,7 @@ def _show_estimate(found: Mapping[str, Any]) -> None:
     console.print(Text(f"{requests:,} requests served again by a model, {what}:", style="bold"))
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
-    for name in ("recorded", "model", "model is off by", *(("with these rules", "") if others else ())):
+    for name in ("recorded", "model", "off by", *(("with these", "") if others else ())):
         table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
     for one in estimate["figures"]:
         if not any((one["recorded"], one["modelled"], one["estimated"])):
@@ -126,36 +134,37 @@ def _show_sweep(found: Mapping[str, Any]) -> None:
     rows, key = sweep["rows"], sweep["key"]
     others = ", ".join(f"{name} = {show_value(name, value)}" for name, value in found["set"].items())
     console.print(Text(f"{key}{f', with {others}' if others else ''}", style="bold"))
-    stages = _raised(rows)
+    wide = console.width >= _WIDE
+    stages, swept, width = (_raised(rows), _SWEPT, _BAR) if wide else ([], _SWEPT[:-1], _BAR // 2)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("value", "differ", *stages):
         table.add_column(name, justify="right", no_wrap=True)
-    for _, name in _SWEPT:
+    for _, name in swept:
         table.add_column(name, justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
-    most = {
-        figure: max((_figure(row, figure)["estimated"] or 0.0 for row in rows), default=0.0) for figure, _ in _SWEPT
-    }
+    most = {figure: max((_figure(row, figure)["estimated"] or 0.0 for row in rows), default=0.0) for figure, _ in swept}
     for row in rows:
         cells = [Text(_marked(key, row["value"], sweep["in_force"])), Text(f"{row['different']:,}")]
         cells += [Text(_time(row["stages_s"]["replayed"].get(stage))) for stage in stages]
-        for figure, _ in _SWEPT:
+        for figure, _ in swept:
             one = _figure(row, figure)
             cells += [
                 Text(f"{_ROUGH if one['too_rough'] else ''}{_value(one['estimated'], one['unit'])}"),
-                Text(_bar(one["estimated"], most[figure]), style="cyan"),
+                Text(_bar(one["estimated"], most[figure], width), style="cyan"),
             ]
         table.add_row(*cells)
     if rows:
         for name, what in (("recorded", "recorded"), ("off by", "error")):
             cells = [Text(name, style="dim"), Text(""), *([Text("")] * len(stages))]
-            for figure, _ in _SWEPT:
+            for figure, _ in swept:
                 one = _figure(rows[0], figure)
                 cells += [Text(_value(one[what], one["unit"]), style="dim"), Text("")]
             table.add_row(*cells)
     console.print(table)
-    if any(_figure(row, figure)["too_rough"] for row in rows for figure, _ in _SWEPT):
+    if any(_figure(row, figure)["too_rough"] for row in rows for figure, _ in swept):
         note(f"{_ROUGH}: the model is off by as much as that would change; too rough to tell")
+    if sweep["in_force"] is not None:
+        note("*: the value that was in force")
     _notes(found)
 
 
@@ -188,10 +197,10 @@ def _marked(key: str, value: Any, in_force: Any) -> str:
     return f"{'* ' if value == in_force else ''}{show_value(key, value)}"
 
 
-def _bar(value: float | None, most: float) -> str:
+def _bar(value: float | None, most: float, width: int) -> str:
     if not value or most <= 0:
         return ""
-    eighths = max(round(value / most * _BAR * len(_BLOCKS)), 1)
+    eighths = max(round(value / most * width * len(_BLOCKS)), 1)
     whole, part = divmod(eighths, len(_BLOCKS))
     return _BLOCKS[-1] * whole + (_BLOCKS[part - 1] if part else "")
 

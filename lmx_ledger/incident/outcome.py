@@ -101,7 +101,7 @@ _FIGURES: Final = (
     ("failed", "requests that failed", ""),
     ("ttft_p50_ms", "TTFT, median", MS),
     ("ttft_p95_ms", "TTFT, 95th percentile", MS),
-    ("waited_ms", "time spent waiting, all requests", MS),
+    ("waited_ms", "time spent waiting", MS),
     ("page_ins", "page-ins", ""),
     ("page_in_ms", "time spent paging in", MS),
 )

@@ -18,7 +18,7 @@ from lmx_ledger.incident.rules import Course
 from lmx_ledger.memory import recorded as plans
 from lmx_ledger.memory.plan import Act, Plan
 
-TYPES: Final = (
+DECISIONS: Final = (
     "paging.planned",
     "guard.threshold_breached",
     "guard.threshold_cleared",
@@ -28,7 +28,7 @@ TYPES: Final = (
     "sensor.swap_recovered",
     "sensor.sampled",
 )
-"""The events that a replay reads."""
+"""The events that have decisions, and what those hang on."""
 _SIGNALS_OF_RULES: Final = ("guard.queue_wait", "guard.memory_at", "guard.gpu_at", "guard.gpu_for")
 
 

@@ -7,8 +7,13 @@ from typing import Any, Final, NamedTuple, Protocol
 from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.incident import rules
-from lmx_ledger.incident.replay import TYPES, Compared, compare, held_s
+from lmx_ledger.incident.replay import DECISIONS, Compared, compare, held_s
 from lmx_ledger.ledger.filter import EventFilter
+
+TYPES: Final = (*DECISIONS, *rules.TYPES)
+"""The events that a replay of decisions reads."""
+MOST: Final = 1_000_000
+"""Events that are read at once."""
 
 
 class Asked(Protocol):
@@ -66,11 +71,10 @@ def read(ledger: Asked, since_us: int, until_us: int) -> Stretch:
     Raises:
         LedgerError: the ledger cannot be read.
     """
-    touched = ledger.events(EventFilter(types=TYPES, since_us=since_us, until_us=until_us, limit=MOST))
+    touched = ledger.events(EventFilter(types=DECISIONS, since_us=since_us, until_us=until_us, limit=MOST))
     boots = dict.fromkeys(event.boot for event in touched)
     # From the run's beginning on: which signals are on at a moment is told by those before it.
-    types = (*TYPES, *rules.TYPES)
-    runs = [list(ledger.events(EventFilter(types=types, boot=boot, until_us=until_us, limit=MOST))) for boot in boots]
+    runs = [list(ledger.events(EventFilter(types=TYPES, boot=boot, until_us=until_us, limit=MOST))) for boot in boots]
     return Stretch(since_us, until_us, runs)
 
 
@@ -96,7 +100,3 @@ def decided(stretch: Stretch, given: Mapping[str, str]) -> Replayed:
 def replay(ledger: Asked, since_us: int, until_us: int, given: Mapping[str, str]) -> Replayed:
     """See `read` and `decided`."""
     return decided(read(ledger, since_us, until_us), given)
-
-
-MOST: Final = 1_000_000
-"""Events that are read at once."""

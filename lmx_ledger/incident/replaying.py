@@ -7,6 +7,7 @@ from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.incident.estimate import estimator_in
 from lmx_ledger.incident.outcome import Estimate
 from lmx_ledger.incident.replayed import Asked, Replayed, decided, read
+from lmx_ledger.incident.rules import BEARS_ON
 from lmx_ledger.incident.sweep import Sweep, swept, values_of
 
 
@@ -19,11 +20,16 @@ class Answer(NamedTuple):
     estimate: Estimate
     sweep: Sweep | None = None
 
+    @property
+    def _swept(self) -> tuple[str, ...]:
+        return () if self.sweep is None else (self.sweep.key,)
+
     def public(self) -> dict[str, Any]:
         """The form of `/lmx/replay`."""
         return {
             "since": rfc3339(self.since_us),
             "until": rfc3339(self.until_us),
+            "bears_on": {key: list(BEARS_ON[key]) for key in (*self.replayed.given, *self._swept)},
             **self.replayed.public(),
             "estimate": self.estimate.public(),
             "sweep": None if self.sweep is None else self.sweep.public(),

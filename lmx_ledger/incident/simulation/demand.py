@@ -20,6 +20,7 @@ BACKPRESSURE: Final = "backpressure"
 QUEUE_FULL: Final = "queue_full"
 TOO_LONG: Final = "context_length_exceeded"
 NO_MEMORY: Final = "insufficient_memory"
+INVALID: Final = "invalid_request"
 DECIDED: Final = frozenset({BACKPRESSURE, QUEUE_FULL, TOO_LONG, NO_MEMORY})
 """Refusals that hang on the rules; any other one is repeated as it was."""
 WAITING: Final = (QUEUE, MEMORY, LOAD, PAGE_IN)

@@ -12,11 +12,13 @@ from lmx_ledger.guard import signals, stages
 from lmx_ledger.guard.signals import BURN, MEMORY_FULL, QUEUE_WAIT
 from lmx_ledger.guard.stages import Decision, Off, On, Stage, Tick
 from lmx_ledger.incident.rules import Rules
+from lmx_ledger.incident.simulation import late
+from lmx_ledger.incident.simulation.late import TTFT
 from lmx_ledger.incident.simulation.machine import Alert
 
 ADMISSION: Final = "admission"
 """The objective whose alerts are no signal: refusals burn it."""
-OWN: Final = {"ttft", "queue_wait"}
+OWN: Final = frozenset({TTFT, late.QUEUE_WAIT})
 """Objectives that the model's own requests can be held against."""
 _OURS: Final = (QUEUE_WAIT, MEMORY_FULL, BURN)
 

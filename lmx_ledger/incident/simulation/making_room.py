@@ -132,15 +132,20 @@ class MakingRoom:
             if step.act is Act.YIELD and not lane.held:
                 lane.held, lane.held_s = True, now_s
         moved_s = self._carry_out(found)
-        if found.verdict is Verdict.WAIT and not self._is_stuck(found):
-            again_s = _LOOK_AGAIN_S if found.after_s is None else max(found.after_s - now_s, _LEAST_AGAIN_S)
-            return max(min(again_s, _LOOK_AGAIN_S), moved_s)
+        if found.verdict is Verdict.WAIT:
+            if not self._is_stuck(found):
+                again_s = _LOOK_AGAIN_S if found.after_s is None else max(found.after_s - now_s, _LEAST_AGAIN_S)
+                return max(min(again_s, _LOOK_AGAIN_S), moved_s)
+            # What is nobody's is for this: nobody is left who could give anything.
+            if self._room.used - self._room.reserve + need.total > self._room.limit:
+                self._refuse(want.lane, want.run)
+                return None
         self._stuck_s = None
         self._reserve(want, need, now_s + moved_s)
         return None
 
     def _is_stuck(self, found: Plan) -> bool:
-        """Whether nothing under way will free what is missing, and has not for a while: then it goes on all the same.
+        """Whether nothing under way will free what is missing, and has not for a while.
 
         What is missing is then what processes take beside their arrays, for which there is a reserve.
         """

@@ -5,6 +5,7 @@ stages. The line, its slots and the workers' time are models of theirs.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from lmx_ledger.incident.simulation.demand import (
     BACKPRESSURE,
     DECIDED,
     FAILED,
+    INVALID,
     NO_MEMORY,
     QUEUE_FULL,
     REFUSED,
@@ -26,6 +28,7 @@ from lmx_ledger.incident.simulation.demand import (
 )
 from lmx_ledger.incident.simulation.gatekeeper import OWN, Gatekeeper, tokens_allowed
 from lmx_ledger.incident.simulation.lane import Lane, Run
+from lmx_ledger.incident.simulation.late import Late
 from lmx_ledger.incident.simulation.machine import Alert, Machine, Outage, Paged, Weights
 from lmx_ledger.incident.simulation.making_room import MakingRoom
 from lmx_ledger.incident.simulation.room import Limits, Room
@@ -62,18 +65,27 @@ class Simulation:
         self._runs = [Run(job, owners[job.session or job.id]) for job in demand.jobs]
         self._of_stream: dict[Stream, tuple[Lane, Run]] = {}
         self._known = set(demand.known)
+        self._recorded, self._here = Late(self._rules.config.slo), Late(self._rules.config.slo)
+        for job in sorted(demand.jobs, key=lambda job: job.came_s + (job.ttft_ms or 0.0) / 1e3):
+            if job.ttft_ms is not None:
+                self._recorded.add(job.came_s + job.ttft_ms / 1e3, job.model, job.ttft_ms, job.waited_ms)
         self._in_system, self._unended = 0, len(self._runs)
         self._look_soon, self._sense_soon = Soon(self._clock, self._looked), Soon(self._clock, self._sensed)
+        self._done: deque[tuple[Lane, Done]] = deque()
+        self._follow = Soon(self._clock, self._followed)
 
     def run(self) -> Result:
         """Serve them all."""
         self._put_down()
         last_s = max((run.job.came_s for run in self._runs), default=0.0)
-        self._clock.run(last_s + _PATIENCE_S, lambda: self._unended > 0)
+        self._clock.run(last_s + _PATIENCE_S, self._goes_on)
         for run in self._runs:
             # Whom nobody came to serve any more.
             run.ended = run.ended or FAILED
         return Result(self._runs, self._making.page_ins, self._room.peak)
+
+    def _goes_on(self) -> bool:
+        return self._unended > 0
 
     def _put_down(self) -> None:
         """All that comes from outside, in the order in which it counts where moments are the same."""
@@ -154,6 +166,9 @@ class Simulation:
         """With which code, before it joins the line; in the order in which the daemon asks."""
         if job.fate == REFUSED and job.code not in DECIDED:
             return job.code
+        if job.size > lane.max_running:
+            # As many choices as there are slots are allowed, and no more.
+            return INVALID
         ceiling = tokens_allowed(self._rules.config, self._room.tenants[job.model].weights.context, self._gate)
         if job.prompt >= self._room.ceiling(job.model, ceiling):
             return TOO_LONG
@@ -181,20 +196,32 @@ class Simulation:
     def _worked(self, lane: Lane, at_s: float) -> None:
         # Since it was put down others may have come or gone: then there is another moment.
         if lane.worker.next_s() == at_s:
-            self._came_to(lane, lane.worker.advance(self._clock.now))
+            self._later(lane, lane.worker.advance(self._clock.now))
             self._expect(lane)
 
     def _later(self, lane: Lane, done: Done) -> None:
-        """Something ended in the very moment in which something else was done: that comes first."""
+        """Something of its worker's came to an end: what follows comes when what is being done is done."""
         if done.read or done.drawn:
-            self._at(self._clock.now, self._came_to, lane, done)
+            self._done.append((lane, done))
+            self._follow.at(self._clock.now)
 
-    def _came_to(self, lane: Lane, done: Done) -> None:
-        for stream in done.read:
-            self._of_stream[stream][1].first_s = self._clock.now
-        for stream in done.drawn:
-            _, run = self._of_stream.pop(stream)
-            self._end(lane, run, FAILED if run.job.fate == FAILED else ANSWERED)
+    def _followed(self) -> None:
+        while self._done:
+            lane, done = self._done.popleft()
+            for stream in done.read:
+                self._read(stream)
+            for stream in done.drawn:
+                # Its client may have left in the same moment.
+                _, run = self._of_stream.pop(stream, (lane, None))
+                if run is not None:
+                    self._end(lane, run, FAILED if run.job.fate == FAILED else ANSWERED)
+
+    def _read(self, stream: Stream) -> None:
+        _, run = self._of_stream.get(stream, (None, None))
+        if run is not None:
+            run.first_s = self._clock.now
+            first_ms, waited_ms = (run.first_s - run.job.came_s) * 1e3, run.waited_s(run.first_s) * 1e3
+            self._here.add(run.first_s, run.job.model, first_ms, waited_ms)
 
     def _end(self, lane: Lane, run: Run, what: str) -> None:
         self._over(run, what)
@@ -317,18 +344,6 @@ class Simulation:
         """
         if not alert.on or alert.objective not in OWN:
             return alert.on
-        slo, now_s = self._rules.config.slo, self._clock.now
-        most_ms = (slo.ttft.threshold if alert.objective == "ttft" else slo.queue_wait.threshold) * 1e3
-        then, here = list[bool](), list[bool]()
-        for run in self._runs:
-            if alert.model not in {None, run.job.model}:
-                continue
-            if run.job.ttft_ms is not None and run.job.came_s + run.job.ttft_ms / 1e3 <= now_s:
-                then.append((run.job.ttft_ms if alert.objective == "ttft" else run.job.waited_ms) > most_ms)
-            if run.first_s is not None:
-                first_ms = (run.first_s - run.job.came_s) * 1e3
-                here.append((first_ms if alert.objective == "ttft" else run.waited_s(now_s) * 1e3) > most_ms)
-        if not any(then) or not here:
-            return alert.on
-        ratio = (sum(here) / len(here)) / (sum(then) / len(then))
-        return alert.burn * ratio >= alert.factor
+        then = self._recorded.of(alert.objective, alert.model, self._clock.now)
+        here = self._here.of(alert.objective, alert.model, self._clock.now)
+        return alert.on if not then or here is None else alert.burn * here / then >= alert.factor

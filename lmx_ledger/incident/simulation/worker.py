@@ -54,7 +54,9 @@ class WorkerTime:
         """One more, from now on; who came to an end until then."""
         done = self.advance(now_s)
         self._reading.append(stream)
-        self._read = self._read or stream
+        # Asked with each newcomer, so that it has its share from now on.
+        following = self._next()
+        self._read = self._read or following
         return done
 
     def drop(self, stream: Stream, now_s: float) -> Done:
@@ -122,8 +124,11 @@ class WorkerTime:
         """A piece of `last` has been read, and now one of whose turn it is."""
         self._turns.read(last.owner, self._piece_s, last.weight)
         self._piece_s = 0.0
+        self._read = self._next()
+
+    def _next(self) -> Stream | None:
         waiting = {number: one.owner for number, one in enumerate(self._reading)}
-        self._read = self._reading[self._turns.next(waiting)] if waiting else None
+        return self._reading[self._turns.next(waiting)] if waiting else None
 
     def _piece_left_s(self) -> float:
         whole_s = max(self.gap * self.step_s, _LEAST_PIECE_S) if self._drawing else ALONE_S
