@@ -1,4 +1,4 @@
-"""`lmx incidents digest` and `/lmx/digest`: the same bytes with and without a daemon, and words for what is asked wrong."""
+"""`lmx incidents digest`, `/lmx/digest`: the same bytes with and without a daemon; words for what is asked wrong."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

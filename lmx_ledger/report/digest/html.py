@@ -27,7 +27,7 @@ def html(document: Digest) -> str:
             ("failed", f"{sum(total.failed.values()):,}", bool(total.failed)),
             ("incidents", f"{len(real):,}", bool(real)),
             ("time lost", figure(costs.lost_ms, "ms"), False),
-            ("prompts read again", figure(costs.reread_ms, "ms"), False),
+            ("read again", figure(costs.reread_ms, "ms"), False),
         ],
         # What `drawn` gives is escaped already, element by element.
         svg={chart.key: (chart, Markup(drawn(chart))) for chart in document.figures},  # noqa: S704

@@ -52,7 +52,8 @@ def _changes(document: Digest) -> Iterator[str]:
         if one.what_if is not None:
             yield f"   {escaped(words.when(one.what_if))}"
             yield ""
-            yield from table(words.WHAT_IF, words.what_if(one.what_if))
+            if rows := words.what_if(one.what_if):
+                yield from table(words.WHAT_IF, rows)
         elif one.no_what_if:
             yield f"   {escaped(one.no_what_if)}"
             yield ""

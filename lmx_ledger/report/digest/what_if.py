@@ -24,7 +24,7 @@ _STEADY: Final = tuple(name for name in machine.TYPES if name not in _OFTEN)
 _LEARNED_US: Final = 6 * HOUR_US
 """What is written all the time is of use only where it is of about that hour."""
 _LIMIT: Final = "memory.limit"
-_WRONG: Final = 0.2
+_WRONG: Final = 0.5
 """A model that answers so many more or fewer of the requests than were answered has nothing to say of them."""
 _NOT: Final = "What that would have done is not estimated:"
 

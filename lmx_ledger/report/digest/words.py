@@ -6,7 +6,7 @@ from lmx_ledger.core.clock import parse_rfc3339, rfc3339
 from lmx_ledger.report.digest.model import Asker, Budget, Change, Compared, Digest, Figure, Header, Incident, WhatIf
 from lmx_ledger.report.text import figure, lasted, moment
 
-WHAT_IF: Final = ("of the requests of that hour", "as it was", "then", "the model is off by")
+WHAT_IF: Final = ("figure", "as it was", "then", "the model is off by")
 _BETTER: Final = {"yes": ", better", "no": ", worse"}
 
 
@@ -79,17 +79,26 @@ def asker(one: Asker) -> tuple[str, str, str]:
 
 
 def when(one: WhatIf) -> str:
-    """Of which hour the estimate is, and why of that one."""
+    """What the estimate is of; where it can tell nothing, that, and by how much the model is off."""
     hour = f"{moment(one.since)[:16]} to {moment(one.until)[11:16]} UTC"
     share = f", {figure(one.share, 'share')} of it" if one.share < 1 else ""
-    return f"With {one.setting}, by a model of the hour in which it cost most ({hour}{share}):"
+    told = f"With {one.setting}, by a model of the hour in which it cost most ({hour}{share}): "
+    if what_if(one):
+        return f"{told}of the requests of that hour"
+    off = ", ".join(f"{row.name} by {figure(row.error, row.unit)}" for row in one.figures)
+    changed = "too rough to tell" if any(row.too_rough for row in one.figures) else "nothing would have changed"
+    return f"{told}{changed} (the model is off: {off})."
 
 
 def what_if(one: WhatIf) -> list[tuple[str, ...]]:
-    """A row for each figure: as it was, as it would have been, and by how much the model is off under the old rules."""
+    """A row for each figure: as it was, as it would have been, and by how much the model is off under the old rules.
+
+    None where no figure changes by more than the model is off.
+    """
+    if all(row.too_rough or row.estimated == row.modelled for row in one.figures):
+        return []
     return [
-        (figure_.name, figure(figure_.recorded, figure_.unit), _estimated(figure_), figure(figure_.error, figure_.unit))
-        for figure_ in one.figures
+        (row.name, figure(row.recorded, row.unit), _estimated(row), figure(row.error, row.unit)) for row in one.figures
     ]
 
 

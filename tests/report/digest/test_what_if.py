@@ -15,6 +15,7 @@ from lmx_ledger.ledger.history import Whole
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.report.digest import what_if as what_if_module
 from lmx_ledger.report.digest import words
+from lmx_ledger.report.digest.model import Figure, WhatIf
 from lmx_ledger.report.digest.what_if import WhatIfs
 from tests.incident.parts import load, scenario
 
@@ -72,18 +73,31 @@ def test_it_is_what_a_replay_of_that_hour_estimates(whole: Whole, period: Period
     assert value.rstrip("s") in found.setting
 
 
-def test_a_figure_that_is_too_rough_or_the_same_is_said_to_be(whole: Whole, period: Period, dearest: Change) -> None:
-    found, _ = WhatIfs(whole, period).of(dearest)
-    assert found is not None
-    rows = {row[0]: row for row in words.what_if(found)}
-    for one in found.figures:
-        then = rows[one.name][2]
-        if one.too_rough:
-            assert then == "too rough to tell"
-        elif one.estimated == one.modelled:
-            assert then == "the same"
-        else:
-            assert then.startswith("about ")
+def row(recorded: float, modelled: float, estimated: float, *, too_rough: bool = False) -> Figure:
+    return Figure(
+        key="k", name="refused", unit="", recorded=recorded, modelled=modelled, estimated=estimated,
+        error=abs(modelled - recorded), too_rough=too_rough,
+    )  # fmt: skip
+
+
+def guess(*figures: Figure) -> WhatIf:
+    times = {"since": "2026-03-09T10:00:00.000000Z", "until": "2026-03-09T11:00:00.000000Z"}
+    return WhatIf(setting="queue.max_running = 32", share=0.5, figures=list(figures), **times)
+
+
+def test_a_figure_that_is_too_rough_or_the_same_is_said_to_be() -> None:
+    told = guess(row(9.0, 8.0, 2.0), row(9.0, 8.0, 8.0), row(9.0, 8.0, 7.5, too_rough=True))
+    assert [one[1:] for one in words.what_if(told)] == [
+        ("9", "about 2", "1"), ("9", "the same", "1"), ("9", "too rough to tell", "1")
+    ]  # fmt: skip
+    assert "2026-03-09 10:00 to 11:00 UTC, 50 % of it" in words.when(told)
+
+
+def test_where_nothing_can_be_told_there_is_a_sentence_and_no_table() -> None:
+    rough, same = guess(row(9.0, 8.0, 7.5, too_rough=True)), guess(row(9.0, 8.0, 8.0))
+    assert words.what_if(rough) == words.what_if(same) == []
+    assert words.when(rough).endswith("too rough to tell (the model is off: refused by 1).")
+    assert words.when(same).endswith("nothing would have changed (the model is off: refused by 1).")
 
 
 def test_what_no_model_can_set_has_none_and_no_excuse(whole: Whole, period: Period, dearest: Change) -> None:
