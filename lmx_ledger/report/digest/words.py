@@ -82,12 +82,12 @@ def when(one: WhatIf) -> str:
     """What the estimate is of; where it can tell nothing, that, and by how much the model is off."""
     hour = f"{moment(one.since)[:16]} to {moment(one.until)[11:16]} UTC"
     share = f", {figure(one.share, 'share')} of it" if one.share < 1 else ""
-    told = f"With {one.setting}, by a model of the hour in which it cost most ({hour}{share}): "
+    told = f"With {one.setting}, by a model of the requests of the hour in which it cost most ({hour}{share}):"
     if what_if(one):
-        return f"{told}of the requests of that hour"
+        return told
     off = ", ".join(f"{row.name} by {figure(row.error, row.unit)}" for row in one.figures)
     changed = "too rough to tell" if any(row.too_rough for row in one.figures) else "nothing would have changed"
-    return f"{told}{changed} (the model is off: {off})."
+    return f"{told} {changed} (the model is off: {off})."
 
 
 def what_if(one: WhatIf) -> list[tuple[str, ...]]:
