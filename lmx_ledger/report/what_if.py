@@ -1,6 +1,7 @@
 """What other settings would have done to an incident: a few candidates, replayed and estimated, in plain words."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -16,7 +17,7 @@ from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.report.model import WhatIf
 from lmx_ledger.report.text import counted
 
-MOST_EVENTS: Final = 10_000
+MOST_EVENTS: Final = 8_000
 """Of requests: a report is written while somebody waits for it."""
 _TYPES: Final = tuple(dict.fromkeys((*replayed.TYPES, *machine.TYPES)))
 _TOLD: Final = ("answered", "refused", "ttft_p50_ms", "ttft_p95_ms", "waited_ms", "page_ins")
@@ -96,5 +97,7 @@ def _differences(again: Replayed, estimate: Estimate) -> Iterator[str]:
 
 def _change(one: Figure) -> str:
     way = "less" if one.unit and one.change < 0 else "fewer" if one.change < 0 else "more"
-    size, error = shown(abs(one.change), one.unit), shown(one.error, one.unit)
+    # Of what was recorded no more can go than there was, whatever the model began from.
+    most = one.recorded if one.change < 0 and one.recorded is not None else math.inf
+    size, error = shown(min(abs(one.change), most), one.unit), shown(one.error, one.unit)
     return f"{one.name} {size} {way} (\N{PLUS-MINUS SIGN} {error})"

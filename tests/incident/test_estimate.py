@@ -73,7 +73,8 @@ def test_a_limit_under_which_all_models_fit_would_have_prevented_the_paging_stor
     assert later.estimated.page_ins > found.recorded.page_ins / 2
     events, _ = scenario("paging-storm")
     assert different(events, memory__limit=str(limit)) > different(events, memory__page_at="0.95") > 0
-    assert {"memory.limit": "190000000"} in candidates(["paging_storm"], events, estimator)
+    named, _ = candidates(["paging_storm"], events, estimator)
+    assert limit <= int(named["memory.limit"]) < 1.1 * limit
 
 
 def test_a_configuration_counts_from_when_it_was_changed_and_what_undoes_it_refuses_nobody() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from lmx_ledger.core.clock import parse_rfc3339
 from lmx_ledger.report.assemble import assemble
-from lmx_ledger.report.chart import Bar, BarChart, Level, Series, TimeChart
+from lmx_ledger.report.chart import Bar, BarChart, Level, Point, Series, TimeChart, ValueChart
 from lmx_ledger.report.figures import drawn
 from lmx_ledger.report.svg import fitted, width_of
 from lmx_ledger.report.ticks import scale_of, time_ticks
@@ -163,3 +163,52 @@ def test_a_text_that_is_fitted_fits(text: str, room: float) -> None:
     assert width_of(fitted(text, room)) <= room or fitted(text, room) == ""
     if width_of(text) <= room:
         assert fitted(text, room) == text
+
+
+def swept(values: list[float | None], **changed: object) -> ValueChart:
+    points = [Point(x=float(n), label=f"{n * 20} MB", value=value) for n, value in enumerate(values)]
+    fields = {"key": "v", "title": "Title", "about": "About.", "unit": "", "setting": "memory.limit", "points": points}
+    return ValueChart(**{**fields, **changed})  # type: ignore[arg-type]
+
+
+@given(
+    some.lists(some.none() | some.floats(0, 1e7), min_size=1, max_size=32),
+    some.floats(0, 1e7),
+    some.none() | some.floats(0, 1e7),
+    some.none() | some.floats(-5, 40),
+    some.sampled_from(["", "ms"]),
+)
+def test_a_figure_over_values_has_a_dot_for_each_and_nothing_outside_or_over_another_text(
+    values: list[float | None], error: float, recorded: float | None, in_force: float | None, unit: str
+) -> None:
+    svg = drawn(swept(values, error=error, recorded=recorded, in_force=in_force, unit=unit))
+    root = Xml.fromstring(svg)
+    wide, high = map(float, root.attrib["viewBox"].split()[2:])
+    known = [value for value in values if value is not None]
+    dots = list(root.iter("circle"))
+    assert len(dots) == len(known)
+    for dot in dots:
+        assert 0 <= float(dot.attrib["cx"]) <= wide
+        assert 0 <= float(dot.attrib["cy"]) <= high
+    for one in root.iter("polygon"):
+        for pair in one.attrib["points"].split():
+            x, y = map(float, pair.split(","))
+            assert -1 <= x <= wide + 1
+            assert -1 <= y <= high + 1
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for left, right, line, _ in texts(svg):
+        assert right <= wide + 1
+        lines.setdefault(line, []).append((left, right))
+    if known:
+        for found in lines.values():
+            assert all(a[1] <= b[0] + 1 for a, b in pairwise(sorted(found)))
+
+
+def test_a_figure_over_values_says_what_was_and_how_far_off_it_may_be() -> None:
+    svg = drawn(swept([24, 8, 0], error=2.0, recorded=23.0, in_force=0.5))
+    words = " ".join(text for _, _, _, text in texts(svg))
+    assert "recorded: 23" in words
+    assert "how far the model is off: 2" in words
+    assert "memory.limit" in words
+    assert "memory.limit = 20 MB: 8" in svg
+    assert "Nothing was estimated." in drawn(swept([None]))

@@ -6,6 +6,7 @@ at rest fills what is free: both go first, and both are why a threshold is reach
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from lmx_ledger.engine.protocol import first_room
@@ -29,6 +30,8 @@ class Tenant:
 
     def __init__(self, weights: Weights, kept_most: int) -> None:
         self.weights = weights
+        # What is left in memory when so many layers have gone.
+        self._left = [*reversed(list(accumulate(reversed(weights.layers)))), 0]
         self.there, self.out = weights.there, weights.out
         self.coming = False
         self.kv: dict[str, int] = {}
@@ -45,17 +48,22 @@ class Tenant:
     @property
     def in_memory(self) -> int:
         """Weights that are in memory, or on their way there."""
-        return sum(self.weights.layers[self.out :]) if self.there else 0
+        return self._left[self.out] if self.there else 0
 
     @property
     def out_bytes(self) -> int:
         """Weights that are on disk only."""
-        return sum(self.weights.layers[: self.out])
+        return self._left[0] - self._left[self.out]
 
     @property
     def total(self) -> int:
         """All that is its own."""
         return self.granted + self.kept + self.weights.idle if self.there else 0
+
+    @property
+    def kv_held(self) -> int:
+        """Of all requests that have some."""
+        return sum(self.kv.values())
 
     def kv_bytes(self, tokens: int, choices: int) -> int:
         """Of a request's streams, each of so many tokens."""
@@ -63,7 +71,7 @@ class Tenant:
 
     def needs(self, more_kv: int = 0) -> int:
         """What its arrays must be able to take, with so much more KV."""
-        kv = sum(self.kv.values()) + more_kv
+        kv = self.kv_held + more_kv
         passes = self.weights.busy + kv // max(len(self.weights.layers) - 1, 1) if kv else 0
         return self.in_memory + kv + passes
 
@@ -73,7 +81,7 @@ class Tenant:
 
     def line(self, *, busy: bool) -> Line:
         """For the planner."""
-        one, kv, on_the_way = self.weights, sum(self.kv.values()), min(self.kept, LEAST_KEPT) if busy else 0
+        one, kv, on_the_way = self.weights, self.kv_held, min(self.kept, LEAST_KEPT) if busy else 0
         spare = max(self.granted - self.needs(), 0)
         return Line(
             model=one.model,
@@ -111,6 +119,7 @@ class Room:
         kept = (limits.limit or 0) // _KEPT_SHARE if limits.kept is None else limits.kept
         self.tenants = {name: Tenant(weights, kept) for name, weights in models.items()}
         self.limits = limits
+        self._idle = sum(one.weights.idle for one in self.tenants.values() if one.there)
         self.lowered = 0
         self.first: Need | None = None
         self.peak = 0
@@ -137,8 +146,7 @@ class Room:
     @property
     def reserve(self) -> int:
         """What is nobody's, of the configured limit; processes may take it beside their arrays."""
-        idle = sum(one.weights.idle for one in self.tenants.values() if one.there)
-        return max(reserve_of(self.limits.limit or 0) - idle, 0)
+        return max(reserve_of(self.limits.limit or 0) - self._idle, 0)
 
     @property
     def used(self) -> int:
@@ -190,6 +198,7 @@ class Room:
         tenant = self.tenants[model]
         free = self.limit - self.used - need.total
         tenant.there, tenant.coming, tenant.out, tenant.came_s = True, True, 0, math.inf
+        self._idle += tenant.weights.idle
         tenant.granted = need.total
         tenant.kept = tenant.kept_most = min(tenant.kept_most, max(free // 2, 0)) if self.binds else 0
 
@@ -197,6 +206,7 @@ class Room:
         """It holds nothing any more."""
         tenant = self.tenants[model]
         tenant.there, tenant.out, tenant.granted, tenant.kept = False, 0, 0, 0
+        self._idle -= tenant.weights.idle
 
     def keep_more(self) -> None:
         """Where there is room, KV may rest in memory."""

@@ -95,7 +95,8 @@ class Simulation:
                 self._at((at_us - self._base_us) / 1e6, self._configured, rules)
         for at_s, by in machine.lowered:
             self._at(at_s, self._lowered, by)
-        for out in machine.outages:
+        # Of a model that nobody asks for it makes no difference.
+        for out in (out for out in machine.outages if out.model in self._lanes):
             self._at(out.from_s, self._silent, out)
             self._at(out.gone_s, self._gone, out)
         for at_s, name in machine.tries:
