@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from lmx_ledger.core.clock import rfc3339
-from lmx_ledger.core.week import Period
+from lmx_ledger.core.week import DAY_US, Period
 from lmx_ledger.incident.costs import LOST
 from lmx_ledger.report.digest import charts
 from lmx_ledger.report.digest.model import (
@@ -31,7 +31,6 @@ ASKERS: Final = 10
 _ROWS: Final = 15
 _SAME: Final = 0.05
 """A figure that moved by less than this share is as good as it was."""
-_DAY: Final = 86_400_000_000
 
 
 class Trouble(NamedTuple):
@@ -110,7 +109,7 @@ def assemble(found: Found) -> Digest:
 
 
 def _days(period: Period, tables: Tables) -> list[Traffic]:
-    return [traffic_of(rfc3339(day * _DAY)[:10], tables.days.get(day, {})) for day in period.days]
+    return [traffic_of(rfc3339(day * DAY_US)[:10], tables.days.get(day, {})) for day in period.days]
 
 
 def _costs(now: Sums, before: Sums | None) -> Costs:

@@ -3,6 +3,7 @@
 from typing import Final
 
 from lmx_ledger.core.clock import parse_rfc3339, rfc3339
+from lmx_ledger.core.week import DAY_US
 from lmx_ledger.report.digest.model import Asker, Budget, Change, Compared, Digest, Figure, Header, Incident, WhatIf
 from lmx_ledger.report.text import figure, lasted, moment
 
@@ -118,6 +119,6 @@ def saves(one: Change) -> str:
 def days(document: Digest) -> list[str]:
     """`Mon 16`, for the heads of columns."""
     names = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-    first = parse_rfc3339(document.header.since) // 86_400_000_000
+    first = parse_rfc3339(document.header.since) // DAY_US
     # The day of the epoch was a Thursday.
     return [f"{names[(first + number + 3) % 7]} {day.name[8:]}" for number, day in enumerate(document.days)]
