@@ -7,6 +7,7 @@ from pathlib import Path
 from lmx_ledger.bench.incidents import EVENTS, measure_incidents
 from lmx_ledger.bench.measure import Figure
 from lmx_ledger.bench.mixed import REQUESTS, measure_parts
+from lmx_ledger.bench.postmortem import measure_postmortem
 
 
 class Part(enum.StrEnum):
@@ -35,5 +36,5 @@ def measure(
         figures += measure_parts(folder, requests)
     if Part.INCIDENT in only:
         say(f"an incident of {events:,} events")
-        figures += measure_incidents(folder, events)
+        figures += [*measure_incidents(events), *measure_postmortem(folder, events)]
     return figures

@@ -1,6 +1,5 @@
 """`lmx incidents`: what was wrong, since when, whom it hit, what may have caused it, and what happened one by one."""
 
-import enum
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -10,11 +9,12 @@ from urllib.parse import quote
 import msgspec
 import typer
 
+from lmx_ledger.cli import digest
 from lmx_ledger.cli.bundle import bundle, known_to, named
 from lmx_ledger.cli.connection import Connection, Failure, NoDaemon
-from lmx_ledger.cli.display import harmless, note, on_terminal, print_json, terminal
+from lmx_ledger.cli.display import deliver, harmless, note, on_terminal, print_json, terminal
 from lmx_ledger.cli.events import moment
-from lmx_ledger.cli.options import ApiKey, AsJson, Home, Url
+from lmx_ledger.cli.options import ApiKey, AsJson, Form, FormOption, Home, Into, Out, Url
 from lmx_ledger.cli.source import Ground, bundle_named, opened, opened_bundle
 from lmx_ledger.core.clock import parse_rfc3339, rfc3339
 
@@ -25,14 +25,6 @@ EXAMPLE: Final = "Example: lmx incidents list"
 
 _ABOUT: Final = "Incidents: what was wrong, whom it hit, what may have caused it."
 _STATUSES: Final = ("open", "mitigated", "resolved", "closed", "merged")
-
-
-class Form(enum.StrEnum):
-    """Of a report."""
-
-    MD = "md"
-    HTML = "html"
-    JSON = "json"
 
 
 group = typer.Typer(help=_ABOUT, epilog=EXAMPLE, no_args_is_help=True, rich_markup_mode="rich")
@@ -140,14 +132,9 @@ def show_timeline(
 @group.command("report", epilog="Example: lmx incidents report last --format html --out report.html")
 def report(
     id: IdOrFile,  # noqa: A002
-    form: Annotated[
-        Form | None, typer.Option("--format", help="md, html (one file, offline) or json.", show_default="md")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there.")] = None,
-    into: Annotated[
-        Path | None,
-        typer.Option("--into", metavar="FOLDER", help="Write all three forms there, and an index of its reports."),
-    ] = None,
+    form: FormOption = None,
+    out: Out = None,
+    into: Into = None,
     home: Home = None,
     as_json: AsJson = False,
     url: Url = None,
@@ -168,14 +155,10 @@ def report(
     if into is not None:
         _write_into(into, body, as_json=as_json)
         return
-    if out is None:
-        typer.echo(body.decode(), nl=False)
-        return
-    try:
-        out.write_bytes(body)
-    except OSError as error:
-        raise Failure(f"{out} cannot be written: {error.strerror}") from None
-    typer.echo(f"Written to {out}.")
+    deliver(body, out)
+
+
+group.command("digest", epilog=digest.EXAMPLE)(digest.digest)
 
 
 group.command("bundle", epilog="Example: lmx incidents bundle last --out incident.bundle.gz")(bundle)

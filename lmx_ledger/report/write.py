@@ -31,7 +31,7 @@ class Written(NamedTuple):
     html: Path
 
 
-def json_of(document: Postmortem) -> bytes:
+def json_of(document: msgspec.Struct) -> bytes:
     """The document as JSON, for people to read as well; the same document gives the same bytes."""
     encoded = msgspec.json.encode(harmless(document), order="deterministic")
     return msgspec.json.format(encoded, indent=2) + b"\n"
@@ -52,17 +52,22 @@ def write(folder: Path, name: str, document: Postmortem) -> Written:
     Raises:
         NotWritten: the folder cannot be made or written, the disk is full, or the name is none for a file.
     """
+    return put_report(folder, name, markdown=markdown(document), html=html(document), json=json_of(document))
+
+
+def put_report(folder: Path, name: str, *, markdown: str, html: str, json: bytes) -> Written:
+    """The three forms of a report, and the folder's index.
+
+    Raises:
+        NotWritten: as `write`.
+    """
     if not _NAME.fullmatch(name):
         raise NotWritten(f"{name[:80]!r} is no name for a report: letters, digits, '.', '_' and '-', 128 at most")
-    files = {
-        folder / f"{name}.md": markdown(document).encode(),
-        folder / f"{name}.html": html(document).encode(),
-        # Last: the index goes by it, so that what it shows has its other forms.
-        folder / f"{name}.json": json_of(document),
-    }
-    put(folder, files)
+    written = Written(folder / f"{name}.json", folder / f"{name}.md", folder / f"{name}.html")
+    # JSON last: the index goes by it, so that what it shows has its other forms.
+    put(folder, {written.markdown: markdown.encode(), written.html: html.encode(), written.json: json})
     write_index(folder)
-    return Written(folder / f"{name}.json", folder / f"{name}.md", folder / f"{name}.html")
+    return written
 
 
 def write_index(folder: Path) -> Path:
@@ -72,7 +77,7 @@ def write_index(folder: Path) -> Path:
         NotWritten: as `write`.
     """
     try:
-        page = index_page(*entries_of(folder))
+        page = index_page(entries_of(folder))
     except OSError as error:
         raise NotWritten(_why(folder, error, "report")) from None
     put(folder, {folder / INDEX: page.encode()})

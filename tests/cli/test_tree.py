@@ -42,6 +42,7 @@ def test_what_exists_is_what_this_version_can_do() -> None:
         ("incidents", "ack"),
         ("incidents", "bundle"),
         ("incidents", "close"),
+        ("incidents", "digest"),
         ("incidents", "list"),
         ("incidents", "report"),
         ("incidents", "show"),

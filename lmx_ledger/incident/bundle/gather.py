@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lmx_ledger.core.events import Recorded
-from lmx_ledger.incident import replay, rules
+from lmx_ledger.incident import replayed
 from lmx_ledger.incident.account import window
 from lmx_ledger.incident.evidence import ENDS
 from lmx_ledger.incident.fold import IncidentsFold
@@ -19,7 +19,7 @@ from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.store import LedgerError, LedgerUnusable
 
 _PAGE: Final = 5_000
-_OF_RUN: Final = (*replay.TYPES, *rules.TYPES, "daemon.started", "daemon.ready", "daemon.stopped")
+_OF_RUN: Final = (*replayed.TYPES, "daemon.started", "daemon.ready", "daemon.stopped")
 """Of a run that is in the incident's time, from its beginning on: which signals were on is told by those before."""
 _STARTED: Final = "daemon.started"
 _CRASHED: Final = "daemon.crash_detected"
