@@ -93,7 +93,7 @@ def main() -> None:
             time.sleep(8)
             daemon.post(f"/lmx/incidents/{opened['incident']}/ack", {}).raise_for_status()
             until = time.monotonic() + 2_400
-            while not (written := daemon.events(type="incident.report_written")):
+            while not (written := daemon.events(type="incident.report_written", incident=opened["incident"])):
                 if time.monotonic() > until:
                     raise SystemExit("the incident is not over")
                 time.sleep(1)

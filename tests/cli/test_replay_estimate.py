@@ -24,7 +24,7 @@ def storm_in(home: Path) -> Path:
     """The ledger of the paging storm, with the incident that it is."""
     home.mkdir(parents=True, exist_ok=True)
     events, _ = scenario("paging-storm")
-    run = Replayed().feed(events).tick(120)
+    run = Replayed().follow(events).tick(120)
     load(home / "ledger.db", [*events, *run.written])
     return home
 

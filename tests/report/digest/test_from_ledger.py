@@ -123,7 +123,7 @@ def test_incidents_have_their_steps_and_rehearsals_are_told_from_them(document: 
 
 def test_the_likely_cause_is_what_the_incident_itself_is_told_with(tmp_path: Path) -> None:
     events, _ = scenario("engine-hang")
-    run = Replayed().feed(events).tick(70)
+    run = Replayed().follow(events).tick(70)
     behind = msgspec.structs.replace(events[-1], time_us=events[-1].time_us + WEEK_US)
     load(tmp_path / "ledger.db", [*events, *run.written, behind])
     reader = Reader.open(tmp_path / "ledger.db")
