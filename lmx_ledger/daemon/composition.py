@@ -102,7 +102,7 @@ class Parts:
             settings=settings,
         )
         self.incidents = Incidents(ledger, reader, settings, warn)
-        self.reports = Reports(self.incidents, reader, settings, ledger.path, warn)
+        self.reports = Reports(self.incidents, settings, ledger.path, warn)
         self.weekly = Weekly(ledger.path, reader, config.reports, warn)
         self.metrics = Metrics(
             Sources(

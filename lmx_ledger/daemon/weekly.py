@@ -15,7 +15,8 @@ from lmx_ledger.ledger.history import History
 from lmx_ledger.ledger.lock import CheckpointLock
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.store import LedgerError
-from lmx_ledger.report.digest.apart import LOWEST, made_apart
+from lmx_ledger.report.apart import LOWEST
+from lmx_ledger.report.digest.apart import digest_apart
 from lmx_ledger.report.digest.sums import TYPES
 from lmx_ledger.report.digest.write import name_of, read_json, write_digest
 from lmx_ledger.report.write import NotWritten
@@ -66,7 +67,7 @@ class Weekly:
             try:
                 due = await asyncio.to_thread(self._due, period)
                 if due:
-                    body = await made_apart(self._ledger, period, "json", nice=LOWEST)
+                    body = await digest_apart(self._ledger, period, "json", nice=LOWEST)
                     await asyncio.to_thread(write_digest, self._folder, read_json(body))
             except (LedgerError, NotWritten, OSError, msgspec.DecodeError) as error:
                 self._cannot(period, str(error))

@@ -191,7 +191,7 @@ def _told(event: Recorded) -> tuple[str, str, str, Severity, str] | None:
             title = f"{model} cannot be loaded: {data['error']}"
             return LOAD, f"{LOAD} {model} {boot}", f"{LOAD} {model}", Severity.ERROR, title
         # What only came late is whole: a disk that was busy for a moment is no incident.
-        case "ledger.dropped" if (lost := data["lost"]):
+        case "ledger.dropped" if lost := data["lost"]:
             title = "One event is lost" if lost == 1 else f"{lost:,} events are lost"
             return LOST, f"{LOST} {boot}", LOST, Severity.ERROR, title
         case "ledger.verified" if not data["ok"]:

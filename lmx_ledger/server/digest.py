@@ -8,7 +8,8 @@ from quart import Blueprint, Response, request
 from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.errors import InvalidRequest
 from lmx_ledger.core.week import read_period
-from lmx_ledger.report.digest.apart import NotMade, made_apart
+from lmx_ledger.report.apart import NotMade
+from lmx_ledger.report.digest.apart import digest_apart
 from lmx_ledger.report.from_ledger import FORMS
 from lmx_ledger.server.context import Context
 from lmx_ledger.server.operator import unavailable
@@ -36,7 +37,7 @@ def blueprint(context: Context) -> Blueprint:
             raise InvalidRequest(str(error), param="since" if week is None else "week") from None
         try:
             async with turn:
-                body = await made_apart(context.ledger.path, period, form)
+                body = await digest_apart(context.ledger.path, period, form)
         except NotMade as error:
             raise unavailable(error) from error
         return Response(body, content_type=FORMS[form])

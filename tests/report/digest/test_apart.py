@@ -6,7 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lmx_ledger.report.digest.apart import NotMade, made_apart
+from lmx_ledger.report.apart import NotMade
+from lmx_ledger.report.digest.apart import digest_apart
 from lmx_ledger.report.digest.from_ledger import as_form
 from tests.conftest import eventually
 from tests.report.digest import parts
@@ -20,20 +21,20 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("form", ["json", "md", "html"])
 async def test_it_gives_the_bytes_that_are_made_here(ledger: Path, form: str) -> None:
-    assert await made_apart(ledger, WEEK, form, nice=19) == as_form(parts.made(ledger), form)
+    assert await digest_apart(ledger, WEEK, form, nice=19) == as_form(parts.made(ledger), form)
 
 
 async def test_what_is_wrong_with_the_ledger_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("no ledger at all, and long enough to be taken for one" * 20)
     for path in (tmp_path / "nowhere.db", tmp_path / "ledger.db"):
         with pytest.raises(NotMade) as caught:
-            await made_apart(path, WEEK, "md")
+            await digest_apart(path, WEEK, "md")
         assert path.name in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
 async def test_it_ends_with_whoever_waits_for_it(ledger: Path) -> None:
-    making = asyncio.create_task(made_apart(ledger, WEEK, "md"))
+    making = asyncio.create_task(digest_apart(ledger, WEEK, "md"))
     await eventually(lambda: bool(children()))
     making.cancel()
     with pytest.raises(asyncio.CancelledError):
