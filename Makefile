@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 PORT ?= 3456
 SERVE_FLAGS ?=
 
-.PHONY: help install serve test lint format bench benchmarks chaos scenarios docs demo-model lock test-system clean
+.PHONY: help install serve test lint format bench benchmarks chaos scenarios example docs demo-model lock test-system clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -61,17 +61,22 @@ bench: install ## Measure this machine, beside baselines of the same run
 	@$(BIN)/lmx bench engine
 	@$(BIN)/lmx bench memory
 	@$(BIN)/lmx bench guard
+	@$(BIN)/lmx bench incidents
 
-benchmarks: install ## Measure ledger, engine, memory and guard at length (an hour) and write docs/benchmarks.md
+benchmarks: install ## Measure ledger, engine, memory, guard and incidents at length (an hour) and write docs/benchmarks.md
 	@mkdir -p build
 	@$(BIN)/lmx bench engine --kills 20 --out build/bench-engine.json
 	@$(BIN)/lmx bench memory --out build/bench-memory.json
 	@$(BIN)/lmx bench guard --out build/bench-guard.json
+	@$(BIN)/lmx bench incidents --out build/bench-incidents.json
 	@for n in 1000000 5000000; do $(BIN)/lmx bench ledger --events $$n --out build/bench-$$n.json || exit 1; done
-	@$(BIN)/python scripts/write_benchmarks.py build/bench-engine.json build/bench-memory.json build/bench-guard.json build/bench-1000000.json build/bench-5000000.json
+	@$(BIN)/python scripts/write_benchmarks.py build/bench-engine.json build/bench-memory.json build/bench-guard.json build/bench-incidents.json build/bench-1000000.json build/bench-5000000.json
 
 scenarios: $(VENV)/.trains ## Record anew the ledgers that incidents are tested with (a quarter of an hour, on an idle machine)
 	@$(BIN)/python scripts/record_scenarios.py
+
+example: $(VENV)/.trains ## Make anew the postmortem that reports/ has as its example (twenty minutes)
+	@$(BIN)/python scripts/record_example.py
 
 docs: install ## Write the generated references under docs/ and config.example.toml
 	@$(BIN)/python scripts/generate_docs.py

@@ -184,7 +184,7 @@ def long_prompts(daemon: RunningDaemon, load: Load) -> int:
                 "max_tokens": 8,
                 "temperature": 0,
             }
-            post(daemon.url, body, {"X-Session-ID": "bulk-import", "User-Agent": "bulk-import/1.0"})
+            post(daemon.url, body, {"User-Agent": "bulk-import/1.0"})
 
     began_us = utc_us()
     for number in range(2):
@@ -207,7 +207,8 @@ _TTFT: Final = '[slo.ttft]\nthreshold = "{}"\ntarget = 0.95\nmin_events = 5\n'
 
 SCENARIOS: Final[dict[str, Scenario]] = {
     "thermal": Scenario(
-        "thermal", "the GPU's clock drops by 21 %", drill("thermal", 12.0), after_s=14.0
+        "thermal", "the GPU's clock drops by 21 %", drill("thermal", 12.0), after_s=14.0,
+        config="[context]\nsafe_mode_tokens = 600\n",
     ),
     "swap": Scenario("swap_thrash", "the machine swaps", drill("swap", 18.0), for_s=18.0, after_s=22.0),
     "engine-hang": Scenario(
@@ -237,13 +238,13 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         load={"sessions_each": 4, "pause_s": 1.6, "system": lambda _: _LONG_SYSTEM[:1500]},
     ),
     "long-prompts": Scenario(
-        "long_prompts", "one tenant asks with whole books", long_prompts, for_s=40.0, after_s=0.0,
+        "long_prompts", "one tenant asks with whole books", long_prompts, for_s=40.0, after_s=2.0,
         config="[queue]\nmax_running = 4\nmax_choices = 1\n" + _TTFT.format("300ms"), load={"pause_s": 1.6},
     ),
     "bad-config": Scenario(
         "bad_configuration", "a configuration that lets nobody wait is read", no_line, for_s=40.0, after_s=2.0,
         config="[queue]\nmax_running = 1\nmax_waiting = 64\nmax_choices = 1\n[slo.admission]\n"
-        "target = 0.97\nmin_events = 5\n", load={"pause_s": 0.5, "max_tokens": 30},
+        "target = 0.97\nmin_events = 5\n", load={"pause_s": 0.3, "max_tokens": 60},
     ),
 }  # fmt: skip
 
@@ -276,6 +277,7 @@ def record(name: str, scenario: Scenario) -> int:
             # Objectives are judged by the minute: what burns is told at the next one.
             load.stop()
             time.sleep(max(0.0, _next_minute(daemon)) if scenario.after_s <= 2.0 else 0.0)
+            daemon.wait_event("incident.opened")
             events = _all_events(daemon)
         finally:
             daemon.stop()
@@ -307,7 +309,7 @@ def _all_events(daemon: RunningDaemon) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     while page := daemon.events(after=found[-1]["seq"] if found else 0):
         found += page
-    return [event for event in found if not event["type"].startswith("incident.")]
+    return found
 
 
 def main() -> None:

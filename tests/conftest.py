@@ -44,6 +44,8 @@ class RunningDaemon:
         file = self.home / "config.toml"
         server = f'[server]\nport = {self.port}\ndrain_timeout = "5s"\n'
         config = self._config if "[server]" in self._config else server + self._config
+        if "[report]" not in config:
+            config = f'[report]\ndir = "{self.home / "reports"}"\n{config}'
         file.write_text(config.replace("PORT", str(self.port)))
         self.log = self.home / "daemon.log"
         with self.log.open("ab") as log:

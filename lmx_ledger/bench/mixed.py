@@ -14,6 +14,7 @@ from lmx_ledger.bench.measure import Figure
 from lmx_ledger.bench.model import Shape, words, write_bench_model
 from lmx_ledger.bench.servers import Daemon, running
 
+REQUESTS: Final = 1_000
 _AT_ONCE: Final = 12
 _LONG: Final = 3_000
 _WEATHER_S: Final = 2.0
@@ -143,7 +144,7 @@ def told(ours: Daemon, sent: dict[str, str]) -> list[Told]:
     ]
 
 
-def measure_parts(folder: Path, requests: int = 1_000) -> list[Figure]:
+def measure_parts(folder: Path, requests: int = REQUESTS) -> list[Figure]:
     """How well the parts of so many requests add up.
 
     Raises:

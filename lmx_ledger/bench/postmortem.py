@@ -11,7 +11,6 @@ from lmx_ledger.bench.measure import Figure
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.events import Recorded, Severity
 from lmx_ledger.core.ids import new_ulid
-from lmx_ledger.core.slo_section import SloSection
 from lmx_ledger.incident.state import OPEN, Incident
 from lmx_ledger.ledger.append import draft
 from lmx_ledger.ledger.file import LedgerFile
@@ -52,7 +51,7 @@ def measure_postmortem(folder: Path, events: int = EVENTS) -> list[Figure]:
     incident = _incident(reader.events(EventFilter(types=("paging.in_finished",), limit=1))[0])
     try:
         began = time.monotonic()
-        document = postmortem(path, reader, incident, SloSection(), told[-1][0] + 1)
+        document = postmortem(path, reader, incident, told[-1][0] + 1)
         sizes = [len(as_form(document, form)) for form in ("md", "html", "json")]
         took_ms = (time.monotonic() - began) * 1e3
     finally:

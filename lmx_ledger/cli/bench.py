@@ -168,6 +168,36 @@ def guard(
     _tell(f"lmx bench guard{_only(only)}", figures, out, as_json=as_json)
 
 
+@group.command("incidents", epilog="Example: lmx bench incidents --only incident")
+def incidents(
+    only: Annotated[str | None, typer.Option("--only", metavar="PARTS", help="Of parts, incident.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few requests and events: whether it runs, not how well.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the figures as JSON as well.")
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Whether the parts of a mixed load's requests add up, and what an incident's timeline and postmortem cost.
+
+    Starts processes of its own on free ports of this machine, in a folder of its own under the home; yours are not
+    touched.
+    """
+    from lmx_ledger.bench import explaining  # noqa: PLC0415 - as above
+
+    folder = _folder(home, url, api_key)
+    _must_be_writable(out)
+    parts = _parts(explaining.Part, only)
+    sizes = {"requests": 40, "events": 2_000} if quick else {}
+    with _place(folder, "incidents") as place:
+        figures = explaining.measure(place, say=note, only=parts, **sizes)
+    _tell(f"lmx bench incidents{_only(only)}", figures, out, as_json=as_json)
+
+
 @contextmanager
 def _place(folder: Path, measured: str) -> Iterator[Path]:
     """A folder of its own under `folder`, gone afterwards."""

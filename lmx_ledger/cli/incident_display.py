@@ -81,6 +81,8 @@ def show_one(console: Console, told: dict[str, Any]) -> None:
     _affected(console, told)
     _hypotheses(console, told)
     name = harmless(told["id"])
+    if told["report"]:
+        console.print(Text(f"Postmortem: {harmless(told['report'])}", style="dim"), soft_wrap=True)
     console.print(Text(f"One by one: lmx incidents timeline {name}", style="dim"), soft_wrap=True)
 
 
@@ -162,6 +164,8 @@ def _affected(console: Console, told: dict[str, Any]) -> None:
     if hit["usual_ttft_ms"]:
         text += f"; before it, the first token took {show_duration(hit['usual_ttft_ms'] / 1e3)}"
     _wrapped(console, Text(text), "", 2)
+    if told["worst"] is not None:
+        console.print(Text(f"  Hit hardest: lmx why {harmless(told['worst'])}", style="dim"), soft_wrap=True)
     console.print()
 
 

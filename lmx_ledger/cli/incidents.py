@@ -10,10 +10,10 @@ import msgspec
 import typer
 
 from lmx_ledger.cli import digest
-from lmx_ledger.cli.connection import Connection, Failure, NoDaemon, home_folder
+from lmx_ledger.cli.connection import Connection, Failure, NoDaemon
 from lmx_ledger.cli.display import deliver, harmless, note, on_terminal, print_json, terminal
 from lmx_ledger.cli.events import moment
-from lmx_ledger.cli.options import ApiKey, AsJson, ConfigFile, Form, FormOption, Home, Into, Out, Url
+from lmx_ledger.cli.options import ApiKey, AsJson, Form, FormOption, Home, Into, Out, Url
 from lmx_ledger.cli.source import ledger_file, note_file
 from lmx_ledger.core.clock import parse_rfc3339, rfc3339, utc_us
 
@@ -129,15 +129,11 @@ def report(
     out: Out = None,
     into: Into = None,
     home: Home = None,
-    config: ConfigFile = None,
     as_json: AsJson = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Write its postmortem: what happened, whom it hit, timeline, figures, hypotheses, what the guard did, actions.
-
-    --config is read where no daemon answers, for the objectives.
-    """
+    """Write its postmortem: what happened, whom it hit, timeline, figures, hypotheses, what the guard did, actions."""
     wanted = "json" if as_json or into is not None else (form or Form.MD).value
     connection = Connection(url, api_key)
     try:
@@ -146,7 +142,7 @@ def report(
         body = offline(
             connection,
             home,
-            lambda file, reader, known: _report(file, reader, named(known, id), wanted, config, home),
+            lambda file, reader, known: _report(file, reader, named(known, id), wanted),
         )
     if into is not None:
         _write_into(into, body, as_json=as_json)
@@ -235,15 +231,10 @@ def named(known: "list[Incident]", name: str) -> "Incident":
     return found
 
 
-def _report(
-    file: Path, reader: "Reader", incident: "Incident", form: str, config: Path | None, home: Path | None
-) -> bytes:
-    from lmx_ledger.core.config import load_config  # noqa: PLC0415
+def _report(file: Path, reader: "Reader", incident: "Incident", form: str) -> bytes:
     from lmx_ledger.report.from_ledger import as_form, postmortem  # noqa: PLC0415
 
-    own = home_folder(home) / "config.toml"
-    slo = load_config(config or (own if own.is_file() else None)).slo
-    return as_form(postmortem(file, reader, incident, slo, utc_us()), form)
+    return as_form(postmortem(file, reader, incident, utc_us()), form)
 
 
 def _write_into(folder: Path, body: bytes, *, as_json: bool) -> None:

@@ -234,6 +234,14 @@ class IncidentsSection(Section):
     close_after: Seconds = Field(86_400.0, description="Resolved for so long, it is closed by itself.")
 
 
+class ReportSection(Section):
+    """Postmortems, written when an incident is resolved, and digests of a week."""
+
+    dir: str = Field(
+        "", description="The folder that they go to; empty: reports/ of a checkout, without one that of the home."
+    )
+
+
 class DrillsSection(Section):
     """Rehearsals: readings and faults that are made up, and labelled as such in the ledger."""
 
@@ -268,6 +276,7 @@ class Config(Section):
     guard: GuardSection = GuardSection()
     slo: SloSection = SloSection()
     incidents: IncidentsSection = IncidentsSection()
+    report: ReportSection = ReportSection()
     drills: DrillsSection = DrillsSection()
     models: list[ModelSection] = Field([], description="Models to serve; none: the embedded demo model.")
 
@@ -286,6 +295,15 @@ class Config(Section):
     def home(self) -> Path:
         """The home folder, absolute."""
         return Path(self.storage.home).expanduser().absolute()
+
+    @property
+    def reports(self) -> Path:
+        """The folder of reports, absolute. In a checkout (an editable install) it is the one that is kept with it."""
+        if self.report.dir:
+            return Path(self.report.dir).expanduser().absolute()
+        checkout = Path(__file__).parents[2]
+        kept = (checkout / "pyproject.toml").is_file() and (checkout / "reports").is_dir()
+        return (checkout if kept else self.home) / "reports"
 
     def changed(self) -> dict[str, Any]:
         """What differs from the defaults; keys appear only as their number."""

@@ -582,11 +582,15 @@ class KvMissed(EventData, frozen=True, kw_only=True):
 
 @_event("kv.restored", Severity.DEBUG)
 class KvRestored(EventData, frozen=True, kw_only=True):
-    """KV came back from the disk: a stream begins behind `tokens` of its prompt."""
+    """KV came back from the disk: a stream begins behind `tokens` of its prompt.
+
+    It took `ms`, behind `waited_ms` in which others' KV was read.
+    """
 
     tokens: int
     read_bytes: int
     ms: float
+    waited_ms: float = 0.0
 
 
 @_event("kv.saved", Severity.DEBUG)
@@ -1004,6 +1008,16 @@ class IncidentClosed(EventData, frozen=True, kw_only=True):
     """Nothing more is done about it: an `operator` said so, or it was resolved a day ago (`age`)."""
 
     reason: str
+
+
+@_event("incident.report_written", durable=True)
+class IncidentReportWritten(EventData, frozen=True, kw_only=True):
+    """Its postmortem lies in `folder`, as `files`. It was written of the ledger up to `head_seq`, and took `ms`."""
+
+    folder: str
+    files: list[str]
+    head_seq: int
+    ms: float
 
 
 # --- breakers -------------------------------------------------------------------------------------------------------

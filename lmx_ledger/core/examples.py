@@ -234,6 +234,12 @@ EXAMPLES: Final[tuple[EventData, ...]] = (
         models=["qwen3-8b"],
     ),
     ev.IncidentClosed(reason="operator"),
+    ev.IncidentReportWritten(
+        folder="/Users/ada/.lmx/reports",
+        files=["inc_01KD3YB2.json", "inc_01KD3YB2.md", "inc_01KD3YB2.html"],
+        head_seq=20_931,
+        ms=212.4,
+    ),
     ev.SensorSampled(
         sensor="macos",
         used_bytes=14_205_000_000,

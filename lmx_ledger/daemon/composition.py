@@ -15,6 +15,7 @@ from lmx_ledger.daemon.incidents import Incidents
 from lmx_ledger.daemon.objectives import Objectives
 from lmx_ledger.daemon.on_request import OnRequest
 from lmx_ledger.daemon.paging import Pager
+from lmx_ledger.daemon.reports import Reports
 from lmx_ledger.daemon.residency import Residency
 from lmx_ledger.daemon.standby import Standby
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
@@ -101,7 +102,8 @@ class Parts:
             settings=settings,
         )
         self.incidents = Incidents(ledger, reader, settings, warn)
-        self.weekly = Weekly(ledger.path, reader, config.home / "reports", warn)
+        self.reports = Reports(self.incidents, reader, settings, ledger.path, warn)
+        self.weekly = Weekly(ledger.path, reader, lambda: settings.now.reports, warn)
         self.metrics = Metrics(
             Sources(
                 serving=self.serving,
@@ -129,6 +131,7 @@ class Parts:
 
     async def stop(self) -> None:
         """End what is under way, and every worker."""
+        self.reports.stop()
         await self.objectives.stop()
         await self.drills.close()
         await self.guard.stop()

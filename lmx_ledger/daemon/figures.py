@@ -28,7 +28,7 @@ class Figures:
         self._burning: dict[tuple[str, str | None], ev.Cause] = {}
 
     def on_alert(self, objective: str, severity: str, model: str | None, on: bool, seq: int | None) -> None:
-        """An objective burns its budget, or does not any more."""
+        """An objective's alert is on and its budget burns, or one of both is over."""
         if objective == ADMISSION:
             # What the guard refuses burns it: to refuse more because of that would never end.
             return

@@ -141,6 +141,20 @@ class Incidents:
             raise NotFound(f"there is no incident {name[:80]!r}; the known ones: lmx incidents list")
         return found
 
+    def without_report(self, since_us: int) -> list[Incident]:
+        """Those that are over, since then or later, and are not written down as they ended; the oldest first.
+
+        Of a daemon that does not decide about incidents: none.
+        """
+        if not self._lock.held or self._is_pending():
+            return []
+        over = [one for one in self._state.all() if one.lacks_report]
+        return [one for one in reversed(over) if max(one.resolved_us or 0, one.closed_us or 0) >= since_us]
+
+    async def reported(self, incident: Incident, data: ev.IncidentReportWritten) -> None:
+        """Its postmortem is written."""
+        await self._order(incident, data, incident.opened_seq)
+
     async def _order(self, incident: Incident, data: ev.EventData, cause: ev.Cause) -> None:
         async with self._turn:
             await self._write(of_incident(incident.id, data, cause))

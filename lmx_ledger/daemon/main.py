@@ -226,6 +226,7 @@ class Daemon:
             parts.supervisor.start(self.settings.rules_seq or None)
             await self._until_ready(parts, ledger)
             parts.objectives.start()
+            parts.reports.start()
             await self._until_stopped(http)
             await self._drain(parts.serving, ledger)
         finally:

@@ -28,7 +28,7 @@ from lmx_ledger.slo.report import Row, announced, cleared, evaluated, public, ro
 from lmx_ledger.slo.tally import Tally
 
 OnAlert = Callable[[str, str, str | None, bool, int | None], None]
-"""Name, severity, model (None: all), whether it is on now, and the seq of the event that says so (None: not known)."""
+"""Name, severity, model (None: all), whether it burns now, and the seq of the event that says so (None: not known)."""
 
 _EVERY_S: Final = 60
 _FIRST_S: Final = 1.0
@@ -123,7 +123,7 @@ class Objectives:
             if hourly:
                 self._recalled = msgspec.structs.replace(self._recalled, evaluated_us=now_us)
             self._rows = [row._replace(state=self._recalled.of(row.objective.name, row.model)) for row in rows]
-            self._tell()
+            self._tell(rows)
             return True
 
     async def _begin(self) -> None:
@@ -181,13 +181,18 @@ class Objectives:
         kept = {name: states for name, states in self._recalled.states.items() if name in watched}
         self._recalled = msgspec.structs.replace(self._recalled, states=kept)
 
-    def _tell(self) -> None:
-        """What is on now and was not, and what was and is not: by this daemon's judgement or by another one's."""
+    def _tell(self, rows: Sequence[Row]) -> None:
+        """What is on now and was not, and what was and is not: by this daemon's judgement or by another one's.
+
+        An alert that burns no more lasts for people. Whoever acts on it must not: it would refuse whom it could serve,
+        and as long as many are refused no alert ends.
+        """
+        burning = {(row.objective.name, row.model) for row in rows if row.burns_now}
         on: dict[_Key, int | None] = {}
         for name, states in self._recalled.states.items():
             for key, state in states.items():
-                for alert in state.alerts.values():
-                    model = None if key == EVERY_MODEL else key
+                model = None if key == EVERY_MODEL else key
+                for alert in state.alerts.values() if (name, model) in burning else ():
                     on.setdefault((name, alert.severity, model), alert.seq or None)
         before, self._on = self._on, on
         for new in on.keys() - before.keys():

@@ -357,11 +357,14 @@ class Worker:
                 for number in report.streams:
                     if stream := self._streams.get(number):
                         stream.deliver(report)
+            case wire.Restoring():
+                # To read what is kept may take longer than any step.
+                self._heard_ns = mono_ns()
             case wire.Restored():
-                # What is kept was read: that may take longer than any step.
                 self._heard_ns = mono_ns()
                 if stream := self._streams.get(report.stream):
-                    stream.share.restored += int(report.ms * 1e6) if report.tokens else 0
+                    took_ms = report.waited_ms + (report.ms if report.tokens else 0.0)
+                    stream.share.restored += int(took_ms * 1e6)
                     stream.deliver(report)
             case wire.Saved():
                 if self.on_saved is not None:

@@ -292,10 +292,18 @@ class Lost(msgspec.Struct, frozen=True, array_like=True):
     bytes: int
 
 
+class Restoring(msgspec.Struct, frozen=True, tag="restoring"):
+    """What is kept of a stream's prompt is being read: so many bytes so far. Told once a second, of a slow disk."""
+
+    stream: int
+    read_bytes: int
+
+
 class Restored(msgspec.Struct, frozen=True, tag="restored"):
     """A stream begins behind `tokens` of its prompt whose KV was kept (0: none); it took `ms` to fetch.
 
-    `read_bytes` of that came from the disk; `lost`: why there is not more of it, as far as is known. `borrowed`: the
+    Before that it waited `waited_ms` until what others had asked for was read. `read_bytes` of what was fetched came
+    from the disk; `lost`: why there is not more of it, as far as is known. `borrowed`: the
     files are another process's now.
     """
 
@@ -305,6 +313,7 @@ class Restored(msgspec.Struct, frozen=True, tag="restored"):
     read_bytes: int = 0
     lost: Lost | None = None
     borrowed: bool = False
+    waited_ms: float = 0.0
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -423,7 +432,9 @@ class ToolParsed(msgspec.Struct, frozen=True, tag="tool_parsed"):
 
 
 Answer: TypeAlias = ToolParsed | KvMeasured | KvErased | Paged | RoomSet
-Report: TypeAlias = Hello | Loaded | LoadFailed | Restored | Saved | Step | Refused | Recovered | Failed | Answer
+Report: TypeAlias = (
+    Hello | Loaded | LoadFailed | Restoring | Restored | Saved | Step | Refused | Recovered | Failed | Answer
+)
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _commands: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)

@@ -86,16 +86,14 @@ def _from_segments(ledger: Path, reader: Reader, incident: Incident, since_us: i
 
 def affected(events: Sequence[Recorded], incident: Incident) -> Affected:
     """From the moment when it began. Slow: a first token that took thrice as long as it had before."""
-    before = sorted(
-        float(event.data["ttft_ms"])
-        for event in events
-        if event.type == "request.first_token" and event.time_us < incident.started_us
-    )
-    usual = before[len(before) // 2] if before else None
+    usual = _usual_ttft(events, incident)
     start_us = incident.started_us
     end_us = incident.ended_us if incident.ended_us is not None else max((e.time_us for e in events), default=start_us)
     asked, sessions = set[str](), set[str]()
     refused, failed, slow = 0, 0, 0
+    lowered = _lowered(events)
+    # A refusal may not know any more whose conversation it is.
+    of_session = {event.request: event.session for event in events if event.request and event.session}
     for event in events:
         # Who asked before its end and was answered behind it was hit as well.
         came_us = event.time_us
@@ -107,7 +105,7 @@ def affected(events: Sequence[Recorded], incident: Incident) -> Affected:
         match event.type:
             case "request.received":
                 asked.add(event.request or "")
-            case "request.rejected" if event.data["status"] in REFUSALS:
+            case "request.rejected" if _is_hit(event, lowered):
                 refused, hit = refused + 1, True
             case "request.failed":
                 failed, hit = failed + 1, True
@@ -115,9 +113,54 @@ def affected(events: Sequence[Recorded], incident: Incident) -> Affected:
                 slow, hit = slow + 1, True
         if hit:
             asked.add(event.request or "")
-            if event.session:
-                sessions.add(event.session)
+            if session := event.session or of_session.get(event.request or ""):
+                sessions.add(session)
     return Affected(len(asked), refused, failed, slow, len(sessions), usual)
+
+
+def _lowered(events: Sequence[Recorded]) -> set[int]:
+    """The events that held prompts shorter than they may be otherwise."""
+    return {e.seq for e in events if e.type == "guard.context_ceiling_changed" and e.data["to"] < e.data["from"]}
+
+
+def _is_hit(refusal: Recorded, lowered: set[int]) -> bool:
+    """Whether a refusal is the server's trouble rather than the request's own."""
+    return refusal.data["status"] in REFUSALS or refusal.cause in lowered
+
+
+def worst(events: Sequence[Recorded], incident: Incident) -> str | None:
+    """The request that it hit hardest: one that failed, else of what happened to more of them (a late first token, or a
+    refusal) the longest, or the last, else the slowest one.
+    """
+    end_us = incident.ended_us if incident.ended_us is not None else max((e.time_us for e in events), default=0)
+    lowered, usual = _lowered(events), _usual_ttft(events, incident)
+    failed, refused, slow, whole = [list[tuple[float, str]]() for _ in range(4)]
+    for event in events:
+        wall_ms = float(event.data.get("wall_ms", 0.0))
+        if event.request is None or event.time_us < incident.started_us or event.time_us - wall_ms * 1e3 > end_us:
+            continue
+        match event.type:
+            case "request.failed":
+                failed.append((float(event.seq), event.request))
+            case "request.rejected" if _is_hit(event, lowered):
+                refused.append((float(event.seq), event.request))
+            case "request.finished":
+                ttft_ms = event.data["ttft_ms"] or 0.0
+                whole.append((wall_ms, event.request))
+                if usual is not None and ttft_ms > _SLOW * usual:
+                    slow.append((ttft_ms, event.request))
+    found = failed or max(slow, refused, key=len) or whole
+    return max(found)[1] if found else None
+
+
+def _usual_ttft(events: Sequence[Recorded], incident: Incident) -> float | None:
+    """The median of those before it began, in milliseconds; None where there were none."""
+    before = sorted(
+        float(event.data["ttft_ms"])
+        for event in events
+        if event.type == "request.first_token" and event.time_us < incident.started_us
+    )
+    return before[len(before) // 2] if before else None
 
 
 def hypotheses(found: Window, incident: Incident) -> list[Hypothesis]:
@@ -153,6 +196,7 @@ def told(incident: Incident, found: Window, openers: Sequence[Recorded], distrus
         "times": times(incident),
         "opened_by": [event.public() for event in openers],
         "affected": affected(found.events, incident).public(),
+        "worst": worst(found.events, incident),
         "hypotheses": [one.public() for one in hypotheses(found, incident)],
         "window": window_of(found),
     }

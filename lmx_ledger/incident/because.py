@@ -1,12 +1,13 @@
 """What made each part of a request's time, read off its evidence: one small question per part. Pure."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from datetime import tzinfo
 from typing import Final, NamedTuple
 
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.units import show_bytes
-from lmx_ledger.incident.evidence import Evidence
+from lmx_ledger.incident.evidence import Evidence, Stay
 from lmx_ledger.incident.missed import causes_in, computed, reason, taker
 from lmx_ledger.incident.sentences import ms, plain, sentence
 from lmx_ledger.serving import parts as names
@@ -14,6 +15,9 @@ from lmx_ledger.serving import parts as names
 _NAMED: Final = 3
 """Other requests that are named; the rest is counted."""
 _LEAST_TOKENS: Final = 2
+_WORTH_MS: Final = 10.0
+_MANY: Final = 4
+"""So many requests in line: whose they are is worth a word."""
 
 
 class Because(NamedTuple):
@@ -155,14 +159,14 @@ class Case:
         if not held:
             yield Because(began.seq, f"{what}.")
             return
-        yield Because(began.seq, f"{what}, behind {_count(len(held), 'request')}.")
+        yield Because(began.seq, f"{what}, behind {_count(len(held), 'request')}{_of_sessions(held)}.")
         for stay in held[:_NAMED]:
             if stay.wall_ms is None:
-                yield Because(stay.admitted, f"request {plain(stay.request)} was in the engine, and has no end yet.")
+                yield Because(stay.admitted, f"{_named(stay)} was in the engine, and has no end yet.")
                 continue
             yield Because(
                 stay.ended or stay.admitted,
-                f"request {plain(stay.request)} took {ms(stay.wall_ms)}, with {_tokens(stay.prompt_tokens)} of prompt "
+                f"{_named(stay)} took {ms(stay.wall_ms)}, with {_tokens(stay.prompt_tokens)} of prompt "
                 f"and {_tokens(stay.completion_tokens or 0)} of answer.",
             )
         if len(held) > _NAMED:
@@ -172,10 +176,18 @@ class Case:
 
     def _restore(self) -> Iterator[Because]:
         hit, restored = self.own("kv.hit", "kv.missed"), self.own("kv.restored")
-        if hit is not None:
-            read = restored.data["read_bytes"] if restored is not None else 0
-            where = f", {show_bytes(read)} of it from disk" if read else ", all of it from memory"
-            yield Because(hit.seq, f"KV of {hit.data['reused_tokens']:,} tokens was put together{where}.")
+        read = restored.data["read_bytes"] if restored is not None else 0
+        took = restored.data["ms"] if restored is not None else 0.0
+        waited = restored.data.get("waited_ms", 0.0) if restored is not None else 0.0
+        found = []
+        if hit is not None and hit.data["reused_tokens"]:
+            rate = f", {show_bytes(read)} of it from disk, at {show_bytes(int(read / max(took, 0.001) * 1e3))} a second"
+            where = rate if read else ", all of it from memory"
+            found.append(Because(hit.seq, f"KV of {hit.data['reused_tokens']:,} tokens was put together{where}."))
+        if restored is not None and waited >= _WORTH_MS:
+            told = Because(restored.seq, f"it waited {ms(waited)}: what is kept of others was being read.")
+            found.insert(0 if waited > took else len(found), told)
+        yield from found
 
     def _prefill(self) -> Iterator[Because]:
         hit, missed = self.own("kv.hit"), self.own("kv.missed")
@@ -218,7 +230,7 @@ class Case:
         told = " and ".join(what) or "it was busy with others"
         yield Because(admitted.seq, f"the worker does one thing at a time: {told}.")
         for stay in reading[:_NAMED]:
-            yield Because(stay.admitted, f"request {plain(stay.request)} had {_tokens(stay.prompt_tokens)} to read.")
+            yield Because(stay.admitted, f"{_named(stay)} had {_tokens(stay.prompt_tokens)} to read.")
 
     def _decode(self) -> Iterator[Because]:
         end = self.own("request.finished", "request.cancelled", "request.failed")
@@ -299,12 +311,38 @@ class Case:
                 found.append(self._said(ceiling))
         return found
 
+    def meanwhile(self) -> list[Because]:
+        """What the machine suffered from, and the incidents that this was part of."""
+        found = [self._said(event) for event in self.evidence.suffered]
+        for event in self.evidence.incidents:
+            found.append(
+                Because(
+                    event.seq,
+                    f'it was in the time of an incident, "{plain(event.data["title"])}": '
+                    f"lmx incidents show {plain(event.incident)}",
+                )
+            )
+        return found
+
     def refused(self, end: Recorded) -> str:
         """The whole of a refusal."""
         data, chain = end.data, self.evidence.chains.get(end.seq, ())
-        cause = next((event for event in reversed(chain) if event.type.startswith(("guard.", "breaker."))), None)
+        cause = next(
+            (event for event in reversed(chain) if event.type.startswith(("guard.", "breaker.", "config.changed"))),
+            None,
+        )
         why = f" A{sentence(cause, self._zone)[1:-1]} (event {cause.seq})." if cause is not None else ""
-        return f"It was refused with {data['status']} {plain(data['code'])}: {plain(data['message'])}.{why}"
+        told = f"It was refused with {data['status']} {plain(data['code'])}: {plain(data['message'])}."
+        return f"{told}{why}{self._burned()}"
+
+    def _burned(self) -> str:
+        """What had used up the budget, where that is why."""
+        spent, all_ms = self.evidence.burned, sum(self.evidence.burned.values())
+        if not all_ms:
+            return ""
+        dearest = sorted(spent, key=lambda part: -spent[part])[:_NAMED]
+        told = ", ".join(f"{names.PARTS.get(part, plain(part))} ({spent[part] / all_ms:.0%})" for part in dearest)
+        return f" What the requests before that took their time for: {told}."
 
     def given_up(self, end: Recorded) -> str:
         """Who ended a cancelled request."""
@@ -346,6 +384,20 @@ _DULL: Final = frozenset({"paging.out_started", "paging.in_started", "daemon.sta
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _named(stay: Stay) -> str:
+    return f"request {plain(stay.request)}" + (f" of {plain(stay.client)}" if stay.client else "")
+
+
+def _of_sessions(held: Sequence[Stay]) -> str:
+    """Whether many come at once, or one asks much; and whose program it mostly was."""
+    sessions = {stay.session for stay in held}
+    if len(held) < _MANY:
+        return ""
+    client, count = Counter(stay.client for stay in held).most_common(1)[0]
+    mostly = f", {count} of them from {plain(client)}" if client and count > len(held) / 2 else ""
+    return f" of {_count(len(sessions), 'session')}{mostly}"
 
 
 def _tokens(number: int) -> str:

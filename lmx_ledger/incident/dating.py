@@ -48,7 +48,7 @@ def told(event: Recorded, cause: Recorded | None) -> Began | None:
         case "sensor.thermal_throttled":
             return Began(event.time_us - s.HEAT_LASTS_US)
         case "sensor.swap_thrash":
-            return Began(event.time_us - int(data["window_s"] * 1e6))
+            return Began(event.time_us - s.swapped_for_us(event))
         case "daemon.crash_detected":
             return Began(min(parse_rfc3339(data["last_time"]), event.time_us))
         case "engine.exited" if data.get("hung") and cause is not None and cause.data.get("silent_s") is not None:

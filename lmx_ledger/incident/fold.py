@@ -20,7 +20,7 @@ class IncidentsFold:
     """See `ledger.fold.Fold`."""
 
     name: Final = "incidents"
-    version: Final = 2
+    version: Final = 3
     types: Final = ("incident.*", *BEGINS, *ENDS, *CHAIN)
     state: Final[Any] = State
 
@@ -121,6 +121,10 @@ def _of_incident(state: State, event: Recorded) -> State:
                 changed_us=state.at_us,
             )
             return _with(state, closed)
+        case "incident.report_written":
+            page = next((name for name in data["files"] if name.endswith(".html")), data["files"][0])
+            path = f"{data['folder']}/{page}"
+            return _with(state, msgspec.structs.replace(incident, reported_us=event.time_us, report=path))
     return state
 
 
@@ -163,6 +167,7 @@ def _joined(state: State, event: Recorded, incident: Incident) -> State:
         closed_us=None if again else incident.closed_us,
         left_us=None if again else incident.left_us,
         changed_us=state.at_us if again else incident.changed_us,
+        reported_us=None,
     )
     state, incident = _assigned(state, incident, data["events"])
     other = state.incidents.get(data.get("merged") or "")

@@ -168,8 +168,23 @@ def _commanded(event: Recorded, data: Mapping[str, Any]) -> str:  # noqa: ARG001
     return f"an operator ordered {plain(data['command'])}{about} (via {plain(data['via'])})"
 
 
+def _configured(event: Recorded, data: Mapping[str, Any]) -> str:  # noqa: ARG001 - as the others
+    changed = ", ".join(f"{plain(name)} to {plain(value)}" for name, value in data["changed"].items())
+    return f"a configuration was read that changed {changed or 'nothing that is in force'}"
+
+
 def _asked(event: Recorded, data: Mapping[str, Any]) -> str:  # noqa: ARG001 - as the others
     return f"request {plain(event.request)} asked for {plain(event.model)}"
+
+
+def _hot(event: Recorded, data: Mapping[str, Any]) -> str:  # noqa: ARG001 - as the others
+    drop = data.get("gpu_drop")
+    how = f" (its GPU's clock was {drop:.0%} lower)" if drop is not None else ""
+    return f"heat slowed this machine{how}"
+
+
+def _swaps(event: Recorded, data: Mapping[str, Any]) -> str:  # noqa: ARG001 - as the others
+    return f"this machine swapped ({show_bytes(data['bytes_per_s'])} a second)"
 
 
 def _shed(event: Recorded, data: Mapping[str, Any]) -> str:
@@ -193,7 +208,10 @@ _SENTENCES: Final[dict[str, Callable[[Recorded, Mapping[str, Any]], str]]] = {
     "guard.stage_changed": _stage,
     "guard.context_ceiling_changed": _ceiling,
     "guard.model_shed": _shed,
+    "sensor.thermal_throttled": _hot,
+    "sensor.swap_thrash": _swaps,
     "operator.commanded": _commanded,
+    "config.changed": _configured,
     "request.received": _asked,
     "request.queued": _asked,
     "request.admitted": _asked,

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from lmx_ledger.core.events import Recorded
+from lmx_ledger.guard import swap
+from lmx_ledger.guard.recorded_memory import asked
 from lmx_ledger.guard.thermal import Policy as HeatPolicy
 
 SECOND_US: Final = 1_000_000
@@ -38,7 +40,8 @@ class Seconds:
     """Series of `count` seconds from `base_us` on. Where nothing could be measured a value is None.
 
     `seqs` has the events behind a series, oldest first. `tokens` are prompt tokens that were computed, by whom
-    (session, else client) and second.
+    (session, else client) and second; `of_client` are the same by client alone, with how many prompts that were, and
+    `clients` says whose a request was.
     """
 
     def __init__(self, events: Iterable[Recorded], since_us: int, until_us: int) -> None:
@@ -46,6 +49,8 @@ class Seconds:
         self.count = max((until_us - since_us) // SECOND_US + 1, 1)
         self.seqs: defaultdict[str, list[int]] = defaultdict(list)
         self.tokens: dict[str, dict[int, float]] = {}
+        self.of_client: dict[str, dict[int, tuple[int, float]]] = {}
+        self.clients: dict[str, str] = {}
         self._counts: dict[str, list[float]] = {}
         self._ttft: dict[int, float] = {}
         self._disk: dict[int, tuple[float, float]] = {}
@@ -96,6 +101,11 @@ class Seconds:
         found = self.tokens.get(name, {})
         return [found.get(at, 0.0) for at in range(self.count)]
 
+    def client(self, name: str) -> list[float]:
+        """Tokens of one of `of_client`, by second."""
+        found = self.of_client.get(name, {})
+        return [found.get(at, (0, 0.0))[1] for at in range(self.count)]
+
     def at(self, time_us: int) -> int:
         """The index of that moment, within the bounds."""
         return min(max((time_us - self.base_us) // SECOND_US, 0), self.count - 1)
@@ -120,6 +130,7 @@ class Seconds:
             self._add(NEW, event)
         if event.request:
             self._waiting[event.request] = (event.time_us, who)
+            self.clients[event.request] = event.data.get("client") or "?"
 
     def _rejected(self, event: Recorded) -> None:
         self._waiting.pop(event.request or "", None)
@@ -153,6 +164,9 @@ class Seconds:
         mine = self.tokens.setdefault(who, {})
         at = self.at(event.time_us)
         mine[at] = mine.get(at, 0.0) + tokens
+        theirs = self.of_client.setdefault(self.clients.get(event.request or "", "?"), {})
+        prompts, known = theirs.get(at, (0, 0.0))
+        theirs[at] = prompts + 1, known + tokens
         if event.type == "kv.missed" and data["breaker"] and data["lost_tokens"]:
             self._add(LOST_PREFIX, event, data["lost_tokens"])
 
@@ -162,7 +176,8 @@ class Seconds:
             self._note_disk(event, event.data["bytes"])
 
     def _restored(self, event: Recorded) -> None:
-        self._note_disk(event, event.data["read_bytes"])
+        if event.data["read_bytes"]:
+            self._note_disk(event, event.data["read_bytes"])
 
     def _saved(self, event: Recorded) -> None:
         if event.data["on_disk"]:
@@ -199,7 +214,7 @@ class Seconds:
             case "sensor.thermal_recovered":
                 self._fill(HEAT, event.time_us)
             case "sensor.swap_thrash":
-                self._begin(SWAP, event, event.time_us - int(event.data["window_s"] * 1e6))
+                self._begin(SWAP, event, event.time_us - swapped_for_us(event))
             case "sensor.swap_recovered":
                 self._fill(SWAP, event.time_us)
 
@@ -246,3 +261,25 @@ _ACTS: Final[dict[str, Any]] = {
     "config.loaded": Seconds._configured,
     "model.load_failed": Seconds._configured,
 }
+
+
+def swapped_for_us(event: Recorded) -> int:
+    """How long before a `sensor.swap_thrash` it began, by the readings that were judged: where what was written since
+    then stands out most above half of the rate there is now (CUSUM, backwards).
+
+    Without the readings (of an older ledger): the whole window that was judged.
+    """
+    question = asked(event)
+    if question is None or question.observed.reading is None:
+        return int(event.data["window_s"] * 1e6)
+    policy, now_us = question.policy.swap, question.observed.at_us
+    window = swap.noted(question.state.window, now_us, question.observed.reading, policy)
+    rate = swap.rate(window, policy)
+    if rate is None:
+        return int(event.data["window_s"] * 1e6)
+    last = window[-1]
+
+    def stands_out(one: swap.Sample) -> float:
+        return last.written_bytes - one.written_bytes - rate.second / 2 * (last.at_us - one.at_us) / 1e6
+
+    return now_us - max(window, key=stands_out).at_us

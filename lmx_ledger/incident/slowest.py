@@ -46,7 +46,7 @@ def slowest(
     rows = []
     for end in _ends(ledger, count, since_us, BY[by]):
         assert end.request is not None  # noqa: S101 - asked for below
-        evidence = gather(ledger, end.request, is_alive)
+        evidence = gather(ledger, end.request, is_alive, walk=False)
         if evidence is None:
             continue
         told = why(evidence, zone)

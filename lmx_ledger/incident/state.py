@@ -22,7 +22,8 @@ class Incident(msgspec.Struct, frozen=True):
 
     `events` are the seqs of its symptoms, `signs` and `roots` what it is known again by. `into` is the incident that it
     is a part of, `merged` are those that are a part of it. `machine_wide`: one of its faults is no model's. `left_us`:
-    when it was closed or merged although a symptom was still there.
+    when it was closed or merged although a symptom was still there. `report` is the page of its postmortem, which was
+    written at `reported_us`; None: what there is of it is older than the incident's last turn.
     """
 
     id: str
@@ -52,6 +53,8 @@ class Incident(msgspec.Struct, frozen=True):
     signs: tuple[str, ...] = ()
     roots: tuple[int, ...] = ()
     machine_wide: bool = False
+    reported_us: int | None = None
+    report: str | None = None
 
     @property
     def effects_only(self) -> bool:
@@ -64,6 +67,11 @@ class Incident(msgspec.Struct, frozen=True):
         if self.status == OPEN:
             return None
         return self.mitigated_us if self.left_us is None else self.left_us
+
+    @property
+    def lacks_report(self) -> bool:
+        """Whether it is over, and what became of it is not written down."""
+        return self.status in {RESOLVED, CLOSED} and self.into is None and self.reported_us is None
 
     def matches(self, statuses: Sequence[str], since_us: int) -> bool:
         """Whether it has one of those (of none: any), and went on then or later."""
@@ -93,6 +101,8 @@ class Incident(msgspec.Struct, frozen=True):
             "merged": list(self.merged),
             "merged_into": self.into,
             "event": self.opened_seq,
+            "report": self.report,
+            "reported_at": _time(self.reported_us),
         }
 
 

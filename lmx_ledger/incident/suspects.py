@@ -1,7 +1,7 @@
 """What may have caused an incident: each kind of fault that leaves a trace, as a series and a sentence; pure."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from lmx_ledger.core.events import Recorded
@@ -34,6 +34,7 @@ _CERTAIN_Z: Final = 40.0
 """Of an event that says by itself what is wrong, where there was none before."""
 _SLOWER: Final = 3.0
 _SHARE: Final = 0.4
+_LONGER: Final = 3.0
 
 
 def suspects(events: Sequence[Recorded], seconds: Seconds, incident: Incident) -> Iterator[Suspect]:
@@ -222,17 +223,20 @@ def _disk(by_seq: Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect 
 
 
 def _tenant(by_seq: Events, seconds: Seconds, quiet: int, _: Incident) -> Suspect | None:
-    """Whose prompts' computed tokens went up most, where they are most of all."""
-    best: tuple[float, str] | None = None
-    everything = math.fsum(tokens for mine in seconds.tokens.values() for at, tokens in mine.items() if at >= quiet)
-    for who, mine in seconds.tokens.items():
-        behind = math.fsum(tokens for at, tokens in mine.items() if at >= quiet)
-        if best is None or behind > best[0]:
-            best = behind, who
-    if best is None or not everything or best[0] < _SHARE * everything:
+    """Whose prompts' computed tokens went up most, where they are most of all: a session, or a program that asks with
+    longer prompts than everybody else.
+    """
+    sessions = {who: _behind(mine, quiet) for who, mine in seconds.tokens.items()}
+    everything = math.fsum(sessions.values())
+    programs = {who: _tokens_of(mine, quiet) for who, mine in seconds.of_client.items()}
+    longer = {who: tokens for who, (_, tokens) in programs.items() if _asks_longer(who, programs)}
+    total, is_program, who = max(
+        ((tokens, is_program, who) for is_program, of in enumerate((sessions, longer)) for who, tokens in of.items()),
+        default=(0.0, 0, ""),
+    )
+    if not everything or total < _SHARE * everything:
         return None
-    total, who = best
-    values = seconds.tenant(who)
+    values = seconds.client(who) if is_program else seconds.tenant(who)
     change = rise(values, quiet, least=256.0)
     if change is None:
         return None
@@ -240,7 +244,9 @@ def _tenant(by_seq: Events, seconds: Seconds, quiet: int, _: Incident) -> Suspec
     seqs = [
         event.seq
         for event in by_seq.values()
-        if event.type in {"kv.missed", "kv.hit"} and event.time_us >= begin and event.session == who
+        if event.type in {"kv.missed", "kv.hit"}
+        and event.time_us >= begin
+        and who == (seconds.clients.get(event.request or "", "?") if is_program else event.session)
     ]
     longest = max((by_seq[seq].data.get("recomputed_tokens", 0) for seq in seqs), default=0)
     share = total / everything
@@ -253,6 +259,24 @@ def _tenant(by_seq: Events, seconds: Seconds, quiet: int, _: Incident) -> Suspec
         LONG_PROMPTS, "one tenant's long prompts", values, begin, change.before, change.after, "tokens/s", change.z,
         text, seqs, told, weight=share,
     )  # fmt: skip
+
+
+def _behind(mine: Mapping[int, float], quiet: int) -> float:
+    return math.fsum(tokens for at, tokens in mine.items() if at >= quiet)
+
+
+def _tokens_of(mine: Mapping[int, tuple[int, float]], quiet: int) -> tuple[int, float]:
+    """Prompts, and tokens computed for them, behind the quiet time."""
+    behind = [of for at, of in mine.items() if at >= quiet]
+    return sum(prompts for prompts, _ in behind), math.fsum(tokens for _, tokens in behind)
+
+
+def _asks_longer(who: str, programs: Mapping[str, tuple[int, float]]) -> bool:
+    """Whether the mean prompt of a program is several times that of all others."""
+    others = [of for name, of in programs.items() if name != who]
+    prompts, tokens = sum(of[0] for of in others), math.fsum(of[1] for of in others)
+    mine, mine_tokens = programs[who]
+    return bool(mine and prompts) and mine_tokens / mine >= _LONGER * max(tokens / prompts, 1.0)
 
 
 def _configuration(by_seq: Events, seconds: Seconds, _: int, incident: Incident) -> Suspect | None:

@@ -105,7 +105,7 @@ def why(evidence: Evidence, zone: tzinfo = UTC) -> Why:
         ttft_ms=ttft,
         parts=parts,
         notes=_notes(case, wall, reckoned=reckoned),
-        text=_text(case, end, state, wall, ttft, parts),
+        text=_text(case, zone, end, state, wall, ttft, parts),
         reckoned=reckoned,
     )
 
@@ -160,13 +160,23 @@ def _notes(case: Case, wall: float, *, reckoned: bool) -> list[Because]:
     drill = next((event for event in evidence.own if "drill" in event.data), None)
     if drill is not None:
         notes.append(Because(drill.data["drill"], "a rehearsal was going on: some of this was made up for it"))
-    return notes + case.degraded()
+    return [*notes, *case.degraded(), *case.meanwhile()]
 
 
-def _text(case: Case, end: Recorded | None, state: str, wall: float, ttft: float | None, parts: Sequence[Part]) -> str:
+def _text(
+    case: Case,
+    zone: tzinfo,
+    end: Recorded | None,
+    state: str,
+    wall: float,
+    ttft: float | None,
+    parts: Sequence[Part],
+) -> str:
     main = main_part(parts)
     if end is not None and end.type == "request.rejected":
-        return case.refused(end)
+        slowest = case.evidence.slowest
+        example = f" The slowest of them, {slowest.request}: {why(slowest, zone).text}" if slowest is not None else ""
+        return case.refused(end) + example
     lead = case.lead(main.name) if main is not None else ""
     if end is not None and end.type == "request.failed":
         told = f"it failed after {ms(wall)}: {plain(end.data['message'])}"

@@ -94,6 +94,7 @@ TEMPLATES: Final[dict[str, str]] = {
     "incident.resolved": "Incident {incident} resolved, quiet for {quiet_s:s}.",
     "incident.reopened": "Incident {incident} reopened: {title} ({symptom}, events {events}).",
     "incident.closed": "Incident {incident} closed ({reason}).",
+    "incident.report_written": "Incident {incident}: its postmortem is in {folder}, as {files}.",
     "breaker.opened": "Breaker of {name} opened for {for_s:s} after {failures} failures: {reason}",
     "breaker.half_opened": "Breaker of {name} half-open: one try.",
     "breaker.closed": "Breaker of {name} closed.",

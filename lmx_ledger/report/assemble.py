@@ -1,6 +1,6 @@
 """From an incident and the ledger's events to its postmortem; pure: the same inputs give the same document."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -31,7 +31,7 @@ from lmx_ledger.report.over_time import burn, latency, memory, queue
 from lmx_ledger.report.requests import Seen, seen_in
 from lmx_ledger.report.text import LONGEST, NAME, WORD, harmless, plain
 from lmx_ledger.report.window import Window, during, guarded, notes_on, window_of
-from lmx_ledger.report.worst import worst_of
+from lmx_ledger.report.worst import NOTHING, Reason, slowest_of, worst_of
 
 TIMELINE: Final = 400
 """So many lines are told; where there are more, those that are least severe are left out."""
@@ -47,19 +47,20 @@ def assemble(
     *,
     promises: Promises = _DEFAULT,
     what_if: Sequence[WhatIf] = (),
+    reasons: Mapping[str, Reason] = NOTHING,
     integrity: Integrity | None = None,
 ) -> Postmortem:
     """The document. `events` are those of the incident's time and of some time around it, by ascending seq.
 
-    They need not be all of the ledger's: whatever is missing is not told. No text in it can fool a terminal.
+    They need not be all of the ledger's: whatever is missing is not told. `reasons` say of requests, by id, why they
+    took as long as they did. No text in it can fool a terminal.
     """
     incident = _short(harmless(incident, LONGEST))
     timeline = [harmless(line, LONGEST) for line in timeline]
     hypotheses = [harmless(one, LONGEST) for one in hypotheses]
     window = window_of(incident, events)
     requests, inside = seen_in(events), during(incident, events, window)
-    named = {event.request or f"#{event.seq}" for event in inside}
-    touched = [seen for seen in requests if seen.id in named]
+    touched = _named_in(inside, requests)
     hit = harmless(hit_by(touched, promises), NAME)
     budgets = [harmless(one, NAME) for one in budgets_of(events, inside)]
     found, acts_left_out = acts_of(events, inside)
@@ -71,7 +72,7 @@ def assemble(
     opened = [event for event in events if event.seq in openers]
     ranked = sorted(hypotheses, key=lambda one: (-one.score, one.title))
     known = Known(header, hit, budgets, acts, actions, ranked, opened, inside)
-    worst = [harmless(one, LONGEST) for one in worst_of(touched, events)]
+    worst = [harmless(one, LONGEST) for one in worst_of(touched, events, reasons)]
     told = _timeline(timeline)
     document = Postmortem(
         form=FORM,
@@ -98,6 +99,18 @@ def assemble(
         integrity=integrity,
     )
     return harmless(document)
+
+
+def slowest_in(incident: Incident, events: Sequence[Recorded]) -> list[str]:
+    """The ids of those of which a report says why they took as long as they did."""
+    inside = during(incident, events, window_of(incident, events))
+    return [seen.id for seen in slowest_of(_named_in(inside, seen_in(events)))]
+
+
+def _named_in(inside: Sequence[Recorded], requests: Sequence[Seen]) -> list[Seen]:
+    """Those requests that had to do with the incident's time."""
+    named = {event.request or f"#{event.seq}" for event in inside}
+    return [seen for seen in requests if seen.id in named]
 
 
 def _short(incident: Incident) -> Incident:

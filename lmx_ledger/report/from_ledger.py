@@ -1,19 +1,27 @@
 """The postmortem of an incident, from the ledger: what was decided and seen in its time, timeline and hypotheses."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
+
 from lmx_ledger.core.slo_section import SloSection
 from lmx_ledger.incident import account, rank, state, timeline
+from lmx_ledger.incident.announce import REHEARSED
+from lmx_ledger.incident.evidence import gather
+from lmx_ledger.incident.why import main_part, why
 from lmx_ledger.ledger import heads
 from lmx_ledger.ledger.audit import head_of
+from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.ledger.history import Whole
 from lmx_ledger.ledger.query import Reader
-from lmx_ledger.report.assemble import assemble
+from lmx_ledger.report.assemble import assemble, slowest_in
 from lmx_ledger.report.html import html
 from lmx_ledger.report.markdown import markdown
 from lmx_ledger.report.model import Evidence, Hypothesis, Incident, Integrity, Postmortem, Promises, TimelineLine
 from lmx_ledger.report.what_if import what_if
+from lmx_ledger.report.worst import Reason
 from lmx_ledger.report.write import json_of
 
 FORMS: Final = {
@@ -24,9 +32,11 @@ FORMS: Final = {
 """In which a report can be had, and their content types."""
 _SHOWN: Final = 12
 """Figures of a hypothesis that are told."""
+_SHOWN_SEQS: Final = 5
+_RUNS: Final = 100_000
 
 
-def postmortem(ledger: Path, reader: Reader, incident: state.Incident, slo: SloSection, now_us: int) -> Postmortem:
+def postmortem(ledger: Path, reader: Reader, incident: state.Incident, now_us: int) -> Postmortem:
     """Of that incident as it stands. Of the same ledger it is the same, once the incident is over.
 
     Raises:
@@ -35,13 +45,14 @@ def postmortem(ledger: Path, reader: Reader, incident: state.Incident, slo: SloS
     found = account.window(ledger, reader, incident, now_us)
     guesses = account.hypotheses(found, incident)
     kinds = [one.kind for one in guesses]
-    promises = Promises(ttft_ms=slo.ttft.threshold * 1e3, itl_ms=slo.itl.threshold * 1e3)
+    told = _incident(incident)
     return assemble(
-        _incident(incident),
+        told,
         [_line(line) for line in account.lines(found, incident)],
         [_hypothesis(one) for one in guesses],
         found.events,
-        promises=promises,
+        promises=_promises(Whole(ledger, reader), incident),
+        reasons=_reasons(reader, slowest_in(told, found.events)),
         what_if=what_if(Whole(ledger, reader), kinds, found.events, found.since_us, found.until_us),
         integrity=_integrity(ledger, found),
     )
@@ -54,10 +65,24 @@ def as_form(document: Postmortem, form: str) -> bytes:
     return (html(document) if form == "html" else markdown(document)).encode()
 
 
+def _promises(ledger: Whole, incident: state.Incident) -> Promises:
+    """As the daemon had them that was running then."""
+    until_us = max(incident.started_us, incident.detected_us) + 1
+    loaded = ledger.events(EventFilter(types=("config.loaded",), until_us=until_us, limit=_RUNS))
+    promised = loaded[-1].data["changed"].get("slo", {}) if loaded else {}
+    try:
+        slo = SloSection.model_validate(promised)
+    except ValidationError:
+        # Of a later program, or with something left out of it.
+        slo = SloSection()
+    return Promises(ttft_ms=slo.ttft.threshold * 1e3, itl_ms=slo.itl.threshold * 1e3)
+
+
 def _incident(incident: state.Incident) -> Incident:
     return Incident(
         id=incident.id,
-        title=incident.title,
+        # A report of a rehearsal says so itself, everywhere.
+        title=incident.title.removeprefix(REHEARSED),
         severity=incident.severity.label,
         status=incident.status,
         started_us=incident.started_us,
@@ -71,6 +96,19 @@ def _incident(incident: state.Incident) -> Incident:
         models=incident.models,
         opened_by=incident.events,
     )
+
+
+def _reasons(reader: Reader, requests: Sequence[str]) -> dict[str, Reason]:
+    """As `lmx why` has them; of those whose events are sealed away there is none."""
+    found = {}
+    for request in requests:
+        evidence = gather(reader, request, lambda _: False, walk=False)
+        if evidence is not None:
+            answer = why(evidence)
+            main = main_part(answer.parts)
+            seqs = dict.fromkeys(one.seq for one in main.because) if main is not None else {}
+            found[request] = Reason(answer.text, list(seqs)[:_SHOWN_SEQS])
+    return found
 
 
 def _line(line: timeline.Line) -> TimelineLine:

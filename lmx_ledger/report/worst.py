@@ -1,7 +1,8 @@
 """The requests that took longest, and what each of them mostly waited for, as events tell it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from lmx_ledger.core.events import Recorded
@@ -10,6 +11,7 @@ from lmx_ledger.report.requests import Seen
 from lmx_ledger.report.text import counted, figure
 
 MOST: Final = 10
+NOTHING: Final[Mapping[str, "Reason"]] = MappingProxyType({})
 
 
 class _Span(NamedTuple):
@@ -18,12 +20,26 @@ class _Span(NamedTuple):
     seq: int
 
 
-def worst_of(requests: Sequence[Seen], events: Sequence[Recorded]) -> list[Request]:
+class Reason(NamedTuple):
+    """Why one took its time, and the events that say so."""
+
+    text: str
+    because: Sequence[int]
+
+
+def slowest_of(requests: Sequence[Seen]) -> list[Seen]:
     """At most ten, the longest wall time first."""
     ended = [seen for seen in requests if seen.wall_ms is not None]
     ended.sort(key=lambda seen: (-(seen.wall_ms or 0.0), seen.id))
+    return ended[:MOST]
+
+
+def worst_of(
+    requests: Sequence[Seen], events: Sequence[Recorded], reasons: Mapping[str, Reason] = NOTHING
+) -> list[Request]:
+    """The slowest ones. Of whom there is no reason by id, one is made of what these events tell."""
     pages = _page_ins(events)
-    return [_told(seen, pages.get(seen.model or "", [])) for seen in ended[:MOST]]
+    return [_told(seen, pages.get(seen.model or "", []), reasons.get(seen.id)) for seen in slowest_of(requests)]
 
 
 def _page_ins(events: Sequence[Recorded]) -> dict[str, list[_Span]]:
@@ -36,9 +52,9 @@ def _page_ins(events: Sequence[Recorded]) -> dict[str, list[_Span]]:
     return spans
 
 
-def _told(seen: Seen, pages: Sequence[_Span]) -> Request:
+def _told(seen: Seen, pages: Sequence[_Span], known: Reason | None) -> Request:
     queue, prefill, decode = seen.parts
-    reason, because = _reason(seen, pages)
+    reason, because = _reason(seen, pages) if known is None else (known.text, list(known.because))
     return Request(
         id=seen.id,
         model=seen.model,

@@ -81,7 +81,7 @@ async def _find(context: Context, name: str) -> Incident:
 
 
 def _report(context: Context, incident: Incident, form: str) -> bytes:
-    document = postmortem(context.ledger.path, context.reader, incident, context.config.slo, utc_us())
+    document = postmortem(context.ledger.path, context.reader, incident, utc_us())
     return as_form(document, form)
 
 

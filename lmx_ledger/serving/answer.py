@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import enum
 from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 from zlib import crc32
 
 import msgspec
@@ -37,6 +37,9 @@ from lmx_ledger.serving.request import (
 from lmx_ledger.serving.structure import Stretch
 from lmx_ledger.serving.text import TextModel
 from lmx_ledger.session.table import Turn
+
+_WORTH_TELLING_MS: Final = 10.0
+"""A wait for others' kept KV that is as long as this is an event."""
 
 
 class Recorder(Protocol):
@@ -364,9 +367,14 @@ class Answer:
             self._kv = note(self.model, self._turn, self._prepared, now, restored, self._rates.prefill_tps)
             cause = self._record(self._kv.corrupt) if self._kv.corrupt is not None else self._kv.cause
             self._record(self._kv.event, cause)
-            if restored.read_bytes:
+            if restored.read_bytes or restored.waited_ms >= _WORTH_TELLING_MS:
                 self._record(
-                    ev.KvRestored(tokens=restored.tokens, read_bytes=restored.read_bytes, ms=round(restored.ms, 3))
+                    ev.KvRestored(
+                        tokens=restored.tokens,
+                        read_bytes=restored.read_bytes,
+                        ms=round(restored.ms, 3),
+                        waited_ms=round(restored.waited_ms, 3),
+                    )
                 )
 
     def _progress(self, item: Item) -> Progress | None:

@@ -6,19 +6,35 @@ from typing import Any, NamedTuple
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import rfc3339
 from lmx_ledger.slo.asleep import awake_s
-from lmx_ledger.slo.burn import Alerted, Cleared, Decision, Observed, State, budget_remaining, burn_rate, exhausts_in_s
+from lmx_ledger.slo.burn import (
+    Alerted,
+    Cleared,
+    Count,
+    Decision,
+    Observed,
+    State,
+    budget_remaining,
+    burn_rate,
+    exhausts_in_s,
+)
 from lmx_ledger.slo.objective import Objective
 from lmx_ledger.slo.recall import EVERY_MODEL, Recalled
 from lmx_ledger.slo.tally import Tally
 
 
 class Row(NamedTuple):
-    """An objective of a model (None: of all), as it stands."""
+    """An objective of a model (None: of all), as it stands. `lately`: in this minute and the one before."""
 
     objective: Objective
     model: str | None
     observed: Observed
     state: State
+    lately: Count
+
+    @property
+    def burns_now(self) -> bool:
+        """Whether the budget is used up faster than it lasts by what was answered lately."""
+        return (burn_rate(self.lately, self.objective.policy.target) or 0.0) > 1.0
 
 
 def rows_of(objectives: Sequence[Objective], tally: Tally, recalled: Recalled, now_us: int) -> Iterator[Row]:
@@ -29,7 +45,8 @@ def rows_of(objectives: Sequence[Objective], tally: Tally, recalled: Recalled, n
         for model in (None, *sorted(named.union(tally.models))):
             observed = tally.observed(objective, model, now_us, recalled.slept)
             if model is None or observed.period.total or model in named:
-                yield Row(objective, model, observed, recalled.of(objective.name, model))
+                lately = tally.lately(objective, model, now_us, recalled.slept)
+                yield Row(objective, model, observed, recalled.of(objective.name, model), lately)
 
 
 def public(rows: Sequence[Row]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from lmx_ledger.slo.burn import Count, Observed
 from lmx_ledger.slo.objective import Objective, judged
 from lmx_ledger.slo.rollup import HOUR, MINUTE, MINUTE_US, NO_MODEL
 
+LATELY: Final = 2
+"""Minutes: what burns now has burned in these."""
 _ALL: Final = None
 """The model of what all models add up to."""
 
@@ -146,6 +148,11 @@ class Tally:
         hour = minute // HOUR
         period = self._sum(objective, model, HOUR, hour - profile.period.minutes // HOUR + 1, hour)
         return Observed(now_us, windows, period)
+
+    def lately(self, objective: Objective, model: str | None, now_us: int, slept: Sequence[Slept] = ()) -> Count:
+        """What there was in the minute that goes on and in the one before it."""
+        minute = now_us // MINUTE_US
+        return self._sum(objective, model, MINUTE, first_minute(minute, LATELY, slept), minute)
 
     def _sum(self, objective: Objective, model: str | None, span: int, first: int, last: int) -> Count:
         found = self._one(objective, model, span, first, last)

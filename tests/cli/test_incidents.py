@@ -23,7 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ledger of a recorded fault, as a daemon that has this program leaves it."""
     folder = tmp_path_factory.mktemp("home")
     events, _ = scenario("engine-hang")
-    run = Replayed().feed(events).tick(70)
+    run = Replayed().follow(events).tick(70)
     load(folder / "ledger.db", [*events, *run.written])
     return folder
 
@@ -65,7 +65,8 @@ def test_without_a_daemon_the_ledger_is_read_and_stderr_says_so(home: Path) -> N
 
 def test_one_is_shown_with_its_times_whom_it_hit_and_hypotheses(home: Path) -> None:
     answer = document(lmx("incidents", "show", "last", "--json", "--url", nowhere(), home=home))
-    assert answer["times"]["detect_s"] < answer["times"]["mitigate_s"] < answer["times"]["resolve_s"]
+    # A standby may have taken over before anybody decided that this is an incident.
+    assert 0 < answer["times"]["mitigate_s"] < answer["times"]["resolve_s"] > answer["times"]["detect_s"] > 0
     assert answer["times"]["acknowledge_s"] is None
     assert answer["hypotheses"][0]["kind"] == "engine_hang"
     assert answer["hypotheses"][0]["seqs"] == [event["seq"] for event in answer["opened_by"]] == answer["events"]
@@ -116,7 +117,7 @@ def test_where_there_was_none_that_is_said(tmp_path: Path) -> None:
 
 def test_a_ledger_that_was_altered_is_shown_with_a_warning_on_top(tmp_path: Path) -> None:
     events, _ = scenario("engine-hang")
-    load(tmp_path / "ledger.db", [*events, *Replayed().feed(events).written])
+    load(tmp_path / "ledger.db", events)
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as connection:
         connection.execute("DROP TRIGGER event_no_update")
         connection.execute("UPDATE event SET severity = 50 WHERE seq = 7")

@@ -43,7 +43,8 @@ def test_a_storm_is_decided_again_as_it_was_and_does_not_come_with_more_memory(s
     same = told(*here)
     assert same["decisions"] > 3
     assert (same["different"], same["differences"]) == (0, [])
-    stretch = (*here, "--until", rfc3339(utc_us()))
+    now_us = utc_us()
+    stretch = (*here, "--since", rfc3339(now_us - 3_600_000_000), "--until", rfc3339(now_us))
     roomy = told(*stretch, "--set", "memory.limit=200MB")
     plans = [row for row in roomy["differences"] if row["kind"] == "plan"]
     assert len(plans) == len(storm.events(type="paging.planned"))

@@ -137,18 +137,33 @@ async def test_what_burns_is_written_down_once_with_its_evidence_and_cleared_whe
     assert set(told[:4]) == {("ttft", severity, m, True) for severity in ("page", "ticket") for m in (None, "m0")}
 
 
-async def test_pages_are_on_for_the_guard_until_the_last_pair_of_them_is_calm(home: Home) -> None:
+async def test_an_alert_lasts_for_people_and_is_over_for_the_guard_when_nothing_burns_any_more(home: Home) -> None:
     outage(home, behind=90)
     objectives, told = home.run()
+    ended_for_guard: list[int] = []
     for minute in range(110):
         await objectives.evaluate(at(minute))
-    of_all = [one for one in told if one[2] is None]
+        if ("ttft", "page", None, False) in told and not ended_for_guard:
+            ended_for_guard.append(minute)
     # 6h/30m is at 20 slow of the last 30 at minute 29, 0.66 > 0.3, and at 9 of 30 at minute 40: calm at 40 to 49.
     ended = [e.data["lasted_s"] for e in home.events("slo.burn_cleared") if e.model is None]
     assert ended[:2] == [25 * 60.0, 49 * 60.0]
-    assert ("ttft", "page", None, False) in of_all
-    assert of_all.index(("ttft", "page", None, True)) < of_all.index(("ttft", "page", None, False))
-    assert len([one for one in of_all if one[1] == "page"]) == 2
+    # The last slow one was in minute 19: in 20 it is in the minute before.
+    assert ended_for_guard == [21]
+    assert len([one for one in told if one[1:3] == ("page", None)]) == 2
+
+
+async def test_refusing_everybody_keeps_an_alert_and_does_not_keep_the_guard_refusing(home: Home) -> None:
+    refused = ev.RequestRejected(status=429, code="backpressure", message="-", route="/v1/chat/completions")
+    home.write(*[(minute, answered(9_000.0)) for minute in range(20)], *[(minute, refused) for minute in range(20, 60)])
+    home.fold()
+    objectives, told = home.run()
+    for minute in range(60):
+        await objectives.evaluate(at(minute))
+    assert [e for e in home.events("slo.burn_cleared") if e.model is None and e.data["severity"] == "page"] == []
+    assert [one for one in told if one[1:3] == ("page", None)] == [
+        ("ttft", "page", None, True), ("ttft", "page", None, False)
+    ]  # fmt: skip
 
 
 async def test_an_alert_that_was_on_is_on_behind_a_restart_and_is_not_told_again(home: Home) -> None:

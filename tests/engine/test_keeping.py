@@ -18,6 +18,7 @@ from tests.engine.parts import Engine, fail_when, prompt
 from tests.engine.shapes import SHAPES, write_shape
 
 BLOCK = 16
+GREEDY = wire.Sampling(temperature=0.0)
 
 
 def kept_in(folder: Path, **more: Any) -> wire.Kv:
@@ -266,6 +267,31 @@ async def test_what_a_killed_worker_said_to_be_saved_is_there(
         told_saved = blocks * BLOCK
         await worker.kill()
         history = [*history, *told]
+
+
+async def test_a_disk_that_is_slow_is_no_worker_that_hangs(random_model: Path, tmp_path: Path, plain: Engine) -> None:
+    history = prompt(1, 300)
+    first = Engine(random_model, kept_in(tmp_path / "kv"))
+    told = answer(first, history)[1]
+    first.stop()
+    worker = await Worker.start("builtin")
+    kv = kept_in(tmp_path / "kv", ram=0)
+    loaded = await worker.load(str(random_model), prefill_step=64, prefill_gap=9, timeout_s=60, kv=kv)
+    assert loaded.kv is not None
+    # What is kept takes a multiple of the patience to come.
+    worker.slow_disk(loaded.kv.disk_bytes // 5)
+    worker.hang_timeout_s = 2.0
+    stream = worker.insert(
+        [*history, *told, 101], prompt_len=len(history) + len(told) + 1, max_tokens=3, eos=[], sampling=GREEDY
+    )
+    restored, again = [], []
+    async for items in stream:
+        restored += [item for item in items if isinstance(item, wire.Restored)]
+        again += [item.id for item in items if isinstance(item, wire.Token)]
+    assert restored[0].tokens >= len(history)
+    assert restored[0].ms > 2 * worker.hang_timeout_s * 1e3 - 1e3
+    assert again == answer(plain, [*history, *told, 101], 3)[1]
+    await worker.stop()
 
 
 def test_a_cache_that_cannot_be_cut_is_kept_where_the_next_prompt_may_leave_this_one(tmp_path: Path) -> None:

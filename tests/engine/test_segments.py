@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmx_ledger.engine.kv.chain import Chain, Piece, child_key, common, cut, packed, root_key, unpacked
+from lmx_ledger.engine.kv.records import FILE_BYTES
 from lmx_ledger.engine.kv.segments import SegmentStore
 
 ROOT = root_key("model", "f32")
@@ -195,6 +196,37 @@ def test_what_is_erased_is_not_in_any_file(tmp_path: Path) -> None:
     assert packed(pieces[2].tokens) not in raw
     assert payload_of(pieces[1]) in raw
     assert opened(tmp_path / "kv").opened.pieces == 2
+
+
+def test_what_was_erased_let_go_kept_again_or_cut_off_is_no_damage(tmp_path: Path) -> None:
+    store = opened(tmp_path / "kv")
+    pieces = stored(store, range(24))
+    store.erase([pieces[2].key])
+    store.forget(pieces[1].key)
+    store.write(pieces[1].key, pieces[1].parent, pieces[1].tokens, payload_of(pieces[1]))
+    (path,) = files(tmp_path / "kv")
+    whole = path.read_bytes()
+    again = opened(tmp_path / "kv")
+    assert again.opened == (2, [], 0)
+    (more,) = stored(again, range(900, 908))
+    longer = path.read_bytes()
+    for cut_at in range(len(whole) + 1, len(longer), 97):
+        path.write_bytes(longer[:cut_at])
+        cut_off = opened(tmp_path / "kv")
+        assert cut_off.opened == (2, [], 0)
+        assert read(cut_off, more.key) is None
+        assert path.stat().st_size == len(whole)
+
+
+def test_a_byte_of_a_record_that_is_not_what_it_was_is_damage_wherever_the_record_stands(tmp_path: Path) -> None:
+    stored(opened(tmp_path / "kv"), range(24))
+    (path,) = files(tmp_path / "kv")
+    whole = path.read_bytes()
+    record = (len(whole) - FILE_BYTES) // 3
+    for number in range(3):
+        at = whole.index(b"piec", FILE_BYTES + number * record)
+        path.write_bytes(whole[: at + 5] + bytes([whole[at + 5] ^ 1]) + whole[at + 6 :])
+        assert opened(tmp_path / "kv").opened.broken_bytes == record
 
 
 def test_one_process_has_a_folder_until_it_ends(tmp_path: Path) -> None:

@@ -37,6 +37,11 @@ def scenario(name: str) -> tuple[list[Recorded], dict[str, Any]]:
         return [Recorded.of_public(json.loads(line)) for line in lines], told
 
 
+def observed(events: Iterable[Recorded]) -> list[Recorded]:
+    """Without what was decided about incidents then: that can be decided again."""
+    return [event for event in events if not event.type.startswith("incident.")]
+
+
 def recorded(seq: int, at_s: float, event: ev.Event, *, drill: int | None = None, boot: str = "b1") -> Recorded:
     """An event as a ledger would have it, so many seconds behind `BEGIN_US`."""
     data = msgspec.to_builtins(event.data)
@@ -76,6 +81,13 @@ class Replayed:
             self._before.append(event)
             self.state = FOLD.evolve(self.state, event)
             self.tick(0.0)
+        return self
+
+    def follow(self, events: Iterable[Recorded]) -> "Replayed":
+        """As `feed`, of events among which the decisions are."""
+        for event in events:
+            self._before.append(event)
+            self.state = FOLD.evolve(self.state, event)
         return self
 
     def tick(self, later_s: float) -> "Replayed":

@@ -10,12 +10,12 @@ from lmx_ledger.ledger import segment as sealing
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.schema import BLOCK
 from lmx_ledger.ledger.segment import seal_through
-from tests.incident.parts import SECOND_US, Replayed, load, scenario
+from tests.incident.parts import SECOND_US, Replayed, load, observed, scenario
 
 
 def test_an_incident_whose_events_are_sealed_is_told_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events, _ = scenario("engine-hang")
-    (incident,) = Replayed().feed(events).tick(70).state.all()
+    (incident,) = Replayed().feed(observed(events)).tick(70).state.all()
     # Behind it as much again, so that there is something to seal.
     later_us = events[-1].time_us + 3_600 * SECOND_US
     sampled = next(event for event in events if event.type == "sensor.sampled")

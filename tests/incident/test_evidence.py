@@ -111,7 +111,7 @@ def test_whoever_waits_behind_a_long_answer_is_told_whose(start_daemon: Start, m
             pass
         waited = why(daemon, waiting.result())
     assert main(waited) == "queue"
-    assert f"request {holder} took" in reasons(waited, "queue")
+    assert f"request {holder} of python-httpx/{httpx.__version__} took" in reasons(waited, "queue")
     assert "in line for a slot of m, of which 1 were taken" in waited["text"]
     assert main(why(daemon, holder)) == "decode"
 
@@ -124,7 +124,7 @@ def test_a_prompt_that_is_read_beside_an_answer_stalls_it(start_daemon: Start, m
             pass
     answer = why(daemon, stalled)
     assert part(answer, "stalls")["ms"] > part(why(daemon, reader), "prefill")["ms"] / 4
-    assert f"request {reader} had 3,000 tokens to read" in reasons(answer, "stalls")
+    assert f"request {reader} of python-httpx/{httpx.__version__} had 3,000 tokens to read" in reasons(answer, "stalls")
 
 
 def test_a_killed_worker_is_the_reason_of_what_was_started_over(start_daemon: Start, model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +116,57 @@ def test_a_queue_names_who_held_the_slots_the_longest_first() -> None:
     assert [line.text.split()[1] for line in lines[1:]] == ["req_long", "req_short"]
     assert "took 1m 30s, with 9,000 tokens of prompt and 700 tokens of answer" in lines[1].text
     assert answer.text.startswith("4.2 s to first token: it was number 2 in line for a slot of m0")
+
+
+def test_a_long_queue_says_of_how_many_sessions_and_whose_program_it_was() -> None:
+    stays = [Stay(f"req_{n}", 80 + n, 40, 90, 115, 3, 50.0, f"s{n % 5}", "bulk/1.0") for n in range(6)]
+    queued = own(100, "request.queued", position=7, running=4)
+    admitted = own(117, "request.admitted")
+    whole = answered({"queue": 4_000.0, "decode": 10.0})
+    events = [queued, *(event for event in whole.own if event.type != "request.admitted"), admitted]
+    answer = why(Evidence(REQUEST, sorted(events, key=lambda event: event.seq), others=stays))
+    lines = part(answer, "queue").because
+    assert lines[0].text.endswith("behind 6 requests of 5 sessions, 6 of them from bulk/1.0.")
+    assert lines[1].text.startswith("request req_0 of bulk/1.0 took")
+
+
+def test_what_the_machine_suffered_from_and_the_incident_of_the_time_are_told() -> None:
+    hot = told(90, "sensor.thermal_throttled", -5.0, model=None, gpu_drop=0.21)
+    opened = told(91, "incident.opened", -4.0, title="Heat slows the machine")
+    opened = msgspec.structs.replace(opened, incident="inc_01KD3YB2")
+    answer = why(answered({"decode": 10.0}, suffered=[hot], incidents=[opened]))
+    assert [(note.seq, note.text) for note in answer.notes] == [
+        (90, "at 14:01:55 heat slowed this machine (its GPU's clock was 21% lower)."),
+        (
+            91,
+            'it was in the time of an incident, "Heat slows the machine": lmx incidents show inc_01KD3YB2',
+        ),
+    ]
+
+
+def test_a_refusal_because_of_a_burnt_budget_says_what_had_taken_the_time() -> None:
+    alert = told(60, "slo.burn_alerted", -12.0, objective="ttft")
+    stage = told(70, "guard.stage_changed", -9.0, model=None, cause=60, to="backpressure", reasons=["burn"])
+    refused = own(102, "request.rejected", 0.1, status=429, code="backpressure", message="no new sessions", cause=70)
+    evidence = Evidence(
+        REQUEST,
+        [own(100, "request.received"), refused],
+        chains={102: [alert, stage]},
+        burned={"page_in": 600.0, "decode": 100.0, "queue": 300.0, "prefill": 0.0},
+        slowest=answered({"admission": 2.0, "client": 8_000.0}),
+    )
+    assert why(evidence).text.endswith(
+        "What the requests before that took their time for: its weights came back from disk (60%), waiting for a free "
+        f"slot (30%), its answer was drawn (10%). The slowest of them, {REQUEST}: 8.0 s in all, most of it (8.0 s): "
+        "the engine was done with it; what was left was sent as fast as its client read."
+    )
+
+
+def test_a_refusal_by_rules_that_were_read_says_which() -> None:
+    read = told(70, "config.changed", -9.0, model=None, changed={"queue.max_waiting": 0})
+    refused = own(102, "request.rejected", 0.1, status=429, code="queue_full", message="full", cause=70)
+    answer = why(Evidence(REQUEST, [own(100, "request.received"), refused], chains={102: [read]}))
+    assert "At 14:01:51 a configuration was read that changed queue.max_waiting to 0 (event 70)." in answer.text
 
 
 def test_a_death_is_told_with_the_signal_the_last_act_and_who_wanted_it() -> None:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lmx_ledger.core.slo_section import SloSection
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.report.from_ledger import FORMS, as_form, postmortem
 from lmx_ledger.report.model import Postmortem
-from tests.incident.parts import NAMES, Replayed, load, scenario
+from tests.incident.parts import NAMES, Replayed, load, observed, scenario
 from tests.report.reading import Page
 
 SETTINGS = {
@@ -30,9 +29,9 @@ def report_of(name: str, folder: Path) -> Postmortem:
     path = folder / "ledger.db"
     load(path, events)
     reader = Reader.open(path)
-    (incident,) = Replayed().feed(events).state.all()
+    (incident,) = Replayed().feed(observed(events)).state.all()
     try:
-        once, again = (postmortem(path, reader, incident, SloSection(), events[-1].time_us + 1) for _ in range(2))
+        once, again = (postmortem(path, reader, incident, events[-1].time_us + 1) for _ in range(2))
     finally:
         reader.close()
     assert [as_form(once, form) for form in FORMS] == [as_form(again, form) for form in FORMS]

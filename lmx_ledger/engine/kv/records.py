@@ -6,6 +6,7 @@ all of it is there and its header verifies; its payload is verified whenever it 
 
 import mmap
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,9 @@ _HEAD: Final = struct.Struct(f"<4s{KEY_BYTES}s{KEY_BYTES}sIQQ")
 _CRC: Final = struct.Struct("<I")
 _RECORD_BYTES: Final = _HEAD.size + _CRC.size
 _RECORD_MAGIC: Final = b"piec"
+_ERASED_MAGIC: Final = b"gone"
+"""Of a record that was overwritten: it is whole, and says nothing."""
+_MAGIC: Final = re.compile(b"%s|%s" % (_RECORD_MAGIC, _ERASED_MAGIC))
 _TOKEN_BYTES: Final = 4
 
 
@@ -84,9 +88,17 @@ def record_bytes(tokens: Sequence[int], payload: Payload) -> int:
     return _RECORD_BYTES + _TOKEN_BYTES * len(tokens) + len(payload)
 
 
-def records(data: mmap.mmap, number: int, at: int = FILE_BYTES) -> Iterator[Found]:
+class Span(NamedTuple):
+    """Where a whole record lies in its file, from `at` to `end`; of an erased one there is nothing `found`."""
+
+    at: int
+    end: int
+    found: Found | None
+
+
+def spans(data: mmap.mmap, number: int, at: int = FILE_BYTES) -> Iterator[Span]:
     """All that are whole; what lies between them, because a byte of it is not what it was, is passed over."""
-    while (at := data.find(_RECORD_MAGIC, at)) >= 0 and at + _RECORD_BYTES <= len(data):
+    while (magic := _MAGIC.search(data, at)) is not None and (at := magic.start()) + _RECORD_BYTES <= len(data):
         head = data[at : at + _HEAD.size]
         _, key, parent, tokens, size, digest = _HEAD.unpack(head)
         start = at + _RECORD_BYTES
@@ -94,10 +106,35 @@ def records(data: mmap.mmap, number: int, at: int = FILE_BYTES) -> Iterator[Foun
         if offset + size <= len(data):
             raw = data[start:offset]
             if _CRC.pack(zlib.crc32(raw, zlib.crc32(head))) == data[at + _HEAD.size : start]:
-                yield Found(key, parent, unpacked(raw), number, offset, size, digest)
+                said = Found(key, parent, unpacked(raw), number, offset, size, digest)
+                yield Span(at, offset + size, said if magic.group() == _RECORD_MAGIC else None)
                 at = offset + size
                 continue
         at += 1
+
+
+def records(data: mmap.mmap, number: int, at: int = FILE_BYTES) -> Iterator[Found]:
+    """Those of `spans` that say something."""
+    return (span.found for span in spans(data, number, at) if span.found is not None)
+
+
+def is_cut_off(data: mmap.mmap, at: int) -> bool:
+    """Whether what lies behind that is the beginning of a record whose writer was ended in the middle of it."""
+    rest = data[at : at + _HEAD.size]
+    if not _RECORD_MAGIC.startswith(rest[: len(_RECORD_MAGIC)]):
+        return False
+    if len(rest) < _HEAD.size:
+        return True
+    _, _, _, tokens, size, _ = _HEAD.unpack(rest)
+    return bool(at + _RECORD_BYTES + _TOKEN_BYTES * tokens + size > len(data))
+
+
+def erased(found: Found) -> tuple[int, bytes]:
+    """Where to write what in its file, so that the record is one that was erased."""
+    raw = bytes(_TOKEN_BYTES * len(found.tokens))
+    head = _HEAD.pack(_ERASED_MAGIC, bytes(KEY_BYTES), bytes(KEY_BYTES), len(found.tokens), found.size, 0)
+    whole = head + _CRC.pack(zlib.crc32(raw, zlib.crc32(head))) + raw + bytes(found.size)
+    return found.said_at - _RECORD_BYTES, whole
 
 
 def mapped(path: Path) -> mmap.mmap | None:

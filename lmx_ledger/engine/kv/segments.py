@@ -18,12 +18,14 @@ from lmx_ledger.engine.kv.records import (
     Found,
     Opened,
     Payload,
+    erased,
     file_head,
+    is_cut_off,
     mapped,
     path_of,
     record,
     record_bytes,
-    records,
+    spans,
     verified,
 )
 
@@ -140,8 +142,9 @@ class SegmentStore:
             if (found := self._pieces.get(key)) is None:
                 continue
             with path_of(self._folder, found.segment).open("r+b", buffering=0) as file:
-                file.seek(found.said_at)
-                _write_all(file.fileno(), bytes(found.said_bytes))
+                at, nothing = erased(found)
+                file.seek(at)
+                _write_all(file.fileno(), nothing)
                 os.fsync(file.fileno())
             self._let_go(key)
 
@@ -231,15 +234,19 @@ class SegmentStore:
                 continue
             number, end = int(path.stem), FILE_BYTES
             self._live[number] = 0
-            for found in records(data, number):
-                end = found.offset + found.size
-                # Compaction was cut off: both are what they say.
+            for span in spans(data, number):
+                broken += span.at - end
+                end = span.end
+                if (found := span.found) is None:
+                    continue
+                # It was let go of and kept again, or compaction was cut off: both are what they say.
                 if old := self._pieces.pop(found.key, None):
                     self._live[old.segment] -= old.whole
                 self._pieces[found.key] = found
                 self._live[number] += found.whole
-            broken += len(data) - FILE_BYTES - self._live[number]
             if end < len(data):
+                # What a killed process was writing is no damage.
+                broken += 0 if is_cut_off(data, end) else len(data) - end
                 os.truncate(path, end)
             self._lengths[number] = end
         for number in [number for number, live in self._live.items() if not live]:

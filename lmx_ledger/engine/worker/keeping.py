@@ -6,12 +6,14 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lmx_ledger.engine.kv.borrowed import BorrowedSegments
 from lmx_ledger.engine.kv.chain import LEAST_TOKENS, Chain, root_key
 from lmx_ledger.engine.kv.library import Gone, Library, Match, Saved, Wanted
+from lmx_ledger.engine.kv.records import Payload
 from lmx_ledger.engine.kv.segments import SegmentStore, drop
 from lmx_ledger.engine.protocol import Insert, Kept, Kv, KvOpened
 from lmx_ledger.engine.worker.forms import Assembled, Copied, Cut, Form
@@ -20,10 +22,14 @@ from lmx_ledger.engine.worker.pace import Pace
 _SEGMENT_BYTES: Final = 32_000_000
 _LEFT_FREE: Final = 1_000_000_000
 """Bytes of the disk that are left to others when the bound is set."""
+_TOLD_EVERY_S: Final = 1.0
 
 
 class Fetched(NamedTuple):
-    """What a row begins with; `gone` tells what became of more, `borrowed` whether the files are another process's."""
+    """What a row begins with; `gone` tells what became of more, `borrowed` whether the files are another process's.
+
+    `waited_ms`: what others had asked for was fetched first.
+    """
 
     stream: int
     assembled: Assembled
@@ -31,6 +37,14 @@ class Fetched(NamedTuple):
     read_bytes: int
     gone: Gone | None
     borrowed: bool
+    waited_ms: float
+
+
+class Fetching(NamedTuple):
+    """It takes its time: so many bytes are read so far."""
+
+    stream: int
+    read_bytes: int
 
 
 class Written(NamedTuple):
@@ -57,6 +71,7 @@ class _Ask(NamedTuple):
     tokens: Sequence[int]
     known: int
     room: int
+    asked_s: float
 
 
 class Keeping:
@@ -67,7 +82,7 @@ class Keeping:
         form: Form,
         settings: Kv,
         made_by: str,
-        deliver: Callable[[Fetched | Written], None],
+        deliver: Callable[[Fetched | Fetching | Written], None],
         pace: Pace | None = None,
     ) -> None:
         """`made_by`: what else its numbers depend on; `pace`: how fast the disk is to seem.
@@ -126,7 +141,7 @@ class Keeping:
 
     def fetch(self, insert: Insert, tokens: Sequence[int], room: int) -> None:
         """Have what is kept of their beginning put together, with room for so many, and delivered."""
-        self._work.put(_Ask(insert.stream, tokens, min(insert.known, len(tokens)), room))
+        self._work.put(_Ask(insert.stream, tokens, min(insert.known, len(tokens)), room, time.monotonic()))
 
     def restored(self, fetched: Fetched) -> list[Any]:
         """The cache of a row that has read that."""
@@ -210,17 +225,26 @@ class Keeping:
         match = self._form.match(self._library, ask.tokens)
         if match.tokens < LEAST_TOKENS:
             match = Match([], 0, 0)
-        assembled = self._form.assemble(match, self._library.payload, ask.room)
+        assembled = self._form.assemble(match, partial(self._payload, _Progress(ask.stream, self._deliver)), ask.room)
         if not self._library.confirm():
             # Damaged or erased while it was put together.
             assembled = Assembled(0, None)
         self._library.used(match.keys)
         gone = self._library.why_lacking(ask.tokens, max(ask.known, match.tokens))
-        self._pace.spend(self._library.read_bytes - read_before)
         ms = (time.monotonic() - began) * 1e3
         read_bytes = self._library.read_bytes - read_before
-        self._deliver(Fetched(ask.stream, assembled, ms, read_bytes, gone, self._library.borrowed))
+        waited_ms = (began - ask.asked_s) * 1e3
+        self._deliver(Fetched(ask.stream, assembled, ms, read_bytes, gone, self._library.borrowed, waited_ms))
         self._library.hold_read()
+
+    def _payload(self, progress: "_Progress", key: bytes) -> Payload | None:
+        before = self._library.read_bytes
+        found = self._library.payload(key)
+        size = self._library.read_bytes - before
+        self._pace.spend(size, progress.tell)
+        progress.read_bytes += size
+        progress.tell()
+        return found
 
     def _catch_up(self) -> None:
         """Have the files if the process that had them is gone, or else know what it has written since."""
@@ -252,6 +276,21 @@ class Keeping:
         done = [Kept(one.label, one.tokens, one.end, one.bytes, self._library.on_disk(one.end)) for one in kept]
         if done or saved.pieces or saved.gone or error:
             self._deliver(Written(turn, saved, done, label, (time.monotonic() - began) * 1e3, error))
+
+
+class _Progress:
+    """Says now and then that reading goes on: a slow disk is no worker that hangs."""
+
+    def __init__(self, stream: int, deliver: Callable[[Fetching], None]) -> None:
+        self.read_bytes = 0
+        self._stream, self._deliver, self._told = stream, deliver, time.monotonic()
+
+    def tell(self) -> None:
+        """If there was nothing for a second."""
+        now = time.monotonic()
+        if now - self._told >= _TOLD_EVERY_S:
+            self._told = now
+            self._deliver(Fetching(self._stream, self.read_bytes))
 
 
 def _room(folder: Path) -> int:

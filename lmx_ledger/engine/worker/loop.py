@@ -22,7 +22,7 @@ from lmx_ledger.engine.recorder import FlightRecorder
 from lmx_ledger.engine.worker import schedule
 from lmx_ledger.engine.worker.estimate import Pass
 from lmx_ledger.engine.worker.forms import form_for
-from lmx_ledger.engine.worker.keeping import Fetched, Keeping, Written
+from lmx_ledger.engine.worker.keeping import Fetched, Fetching, Keeping, Written
 from lmx_ledger.engine.worker.meter import NOTHING, Meter, wire_memory
 from lmx_ledger.engine.worker.model import ResidentModel, read_model
 from lmx_ledger.engine.worker.pace import Pace
@@ -44,7 +44,7 @@ class StepLoop:
         self, sock: socket.socket, inbox: "queue.SimpleQueue[wire.Command]", recorder: FlightRecorder, blas: str
     ) -> None:
         self._sender = Sender(sock)
-        self._inbox: queue.SimpleQueue[wire.Command | Fetched | Written] = inbox  # type: ignore[assignment]
+        self._inbox: queue.SimpleQueue[wire.Command | Fetched | Fetching | Written] = inbox  # type: ignore[assignment]
         self._recorder = recorder
         self._blas = blas
         self._model: ResidentModel | None = None
@@ -108,7 +108,7 @@ class StepLoop:
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
-    def _obey(self, command: wire.Command | Fetched | Written) -> bool:
+    def _obey(self, command: wire.Command | Fetched | Fetching | Written) -> bool:
         """Carry out one command, or hear what a thread has done; False for the last one."""
         match command:
             case wire.Load():
@@ -133,6 +133,8 @@ class StepLoop:
                 self._returning = Returning(self._model.weights, command, self._pace)
             case wire.SlowDisk():
                 self._pace.bytes_per_s = command.bytes_per_s
+            case Fetching():
+                self._send(wire.Restoring(stream=command.stream, read_bytes=command.read_bytes))
             case Fetched():
                 self._begin_behind(command)
             case Written():
@@ -439,6 +441,7 @@ class StepLoop:
                 read_bytes=fetched.read_bytes,
                 lost=lost,
                 borrowed=fetched.borrowed,
+                waited_ms=fetched.waited_ms,
             )
         )
 
