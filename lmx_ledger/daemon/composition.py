@@ -103,7 +103,7 @@ class Parts:
         )
         self.incidents = Incidents(ledger, reader, settings, warn)
         self.reports = Reports(self.incidents, settings, ledger.path, warn)
-        self.weekly = Weekly(ledger.path, reader, config.reports, warn)
+        self.weekly = Weekly(ledger.path, reader, lambda: settings.now.reports, warn)
         self.metrics = Metrics(
             Sources(
                 serving=self.serving,

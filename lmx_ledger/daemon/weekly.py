@@ -13,6 +13,7 @@ from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.week import Period, week_before
 from lmx_ledger.ledger.history import History
 from lmx_ledger.ledger.lock import CheckpointLock
+from lmx_ledger.ledger.projection import is_of
 from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.store import LedgerError
 from lmx_ledger.report.apart import LOWEST
@@ -34,8 +35,11 @@ class Weekly:
     could not be written is tried again. A week that has its digest costs a look at the folder.
     """
 
-    def __init__(self, ledger: Path, reader: Reader, folder: Path, notice: Callable[[str], None]) -> None:
-        """`notice` is called with one line when a digest cannot be written, and one when it is after all."""
+    def __init__(self, ledger: Path, reader: Reader, folder: Callable[[], Path], notice: Callable[[str], None]) -> None:
+        """`folder` is asked for each time: it may be configured otherwise meanwhile.
+
+        `notice` is called with one line when a digest cannot be written, and one when it is after all.
+        """
         self._ledger, self._reader, self._folder, self._notice = ledger, reader, folder, notice
         # The kernel frees it with its holder.
         self._lock = CheckpointLock(ledger.with_name("digests"))
@@ -68,7 +72,7 @@ class Weekly:
                 due = await asyncio.to_thread(self._due, period)
                 if due:
                     body = await digest_apart(self._ledger, period, "json", nice=LOWEST)
-                    await asyncio.to_thread(write_digest, self._folder, read_json(body))
+                    await asyncio.to_thread(write_digest, self._folder(), read_json(body))
             except (LedgerError, NotWritten, OSError, msgspec.DecodeError) as error:
                 self._cannot(period, str(error))
                 return False
@@ -78,14 +82,19 @@ class Weekly:
             return due
 
     def _due(self, period: Period) -> bool:
-        """Whether it is missing, or was written before all of the week was in the ledger."""
+        """Whether it is missing, or was written before all of the week was in the ledger.
+
+        One that another ledger's daemon has written into the same folder is left as it is.
+        """
         history = History(self._ledger, self._reader)
         if next(history.within(("*",), *period), None) is None:
             return False
         try:
-            header = read_json((self._folder / f"{name_of(period.name)}.json").read_bytes()).header
+            header = read_json((self._folder() / f"{name_of(period.name)}.json").read_bytes()).header
         except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
             return True
+        if not is_of(self._reader, header.last_seq, header.last_id):
+            return False
         return not header.whole or next(history.within(TYPES, *period, after=header.last_seq), None) is not None
 
     def _cannot(self, period: Period, reason: str) -> None:

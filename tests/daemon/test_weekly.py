@@ -39,7 +39,7 @@ class Home:
     def job(self) -> Weekly:
         reader = Reader.open(self.folder / "ledger.db")
         self._open.append(reader)
-        job = Weekly(self.folder / "ledger.db", reader, self.reports, self.notices.append)
+        job = Weekly(self.folder / "ledger.db", reader, lambda: self.reports, self.notices.append)
         self._jobs.append(job)
         return job
 
@@ -110,6 +110,14 @@ async def test_events_that_came_late_are_in_it_after_the_next_start(home: Home) 
     write_digest(home.reports, msgspec.structs.replace(fewer, header=header))
     assert await home.job().look(MONDAY_US)
     assert home.document == full
+
+
+async def test_a_digest_of_another_ledger_in_the_same_folder_is_left_as_it_is(home: Home) -> None:
+    other = [msgspec.structs.replace(event, session="other") for event in parts.two_weeks()]
+    theirs = parts.made(parts.write(home.folder / "other", other))
+    write_digest(home.reports, theirs)
+    assert not await home.job().look(MONDAY_US)
+    assert home.document == theirs
 
 
 async def test_whoever_deletes_it_does_not_get_it_again_before_a_restart(home: Home) -> None:
@@ -190,11 +198,7 @@ def test_a_daemon_that_starts_behind_a_weekend_writes_what_is_missing(
     start_daemon: Callable[[str], RunningDaemon], model_config: str, tmp_path: Path
 ) -> None:
     shift_us = week_before(utc_us()).since_us - WEEK.since_us
-    events = [
-        msgspec.structs.replace(event, time_us=event.time_us + shift_us)
-        for event in parts.two_weeks()
-        if event.time_us < WEEK.until_us
-    ]
+    events = [msgspec.structs.replace(event, time_us=event.time_us + shift_us) for event in parts.a_week()]
     parts.write(tmp_path / "home0", events)
     running = start_daemon(model_config)
     file = running.home / "reports" / f"digest-{week_before(utc_us()).week}.json"
