@@ -7,6 +7,7 @@ from pathlib import Path
 from lmx_ledger.bench.incidents import EVENTS, measure_incidents
 from lmx_ledger.bench.measure import Figure
 from lmx_ledger.bench.mixed import REQUESTS, measure_parts
+from lmx_ledger.bench.postmortem import measure_postmortem
 
 
 class Part(enum.StrEnum):
@@ -14,6 +15,7 @@ class Part(enum.StrEnum):
 
     PARTS = "parts"
     INCIDENT = "incident"
+    WHAT_IF = "what-if"
 
 
 def measure(
@@ -36,4 +38,9 @@ def measure(
     if Part.INCIDENT in only:
         say(f"an incident of {events:,} events")
         figures += measure_incidents(folder, events)
+    if Part.WHAT_IF in only:
+        say(f"a paging storm of {events:,} events, and what other settings would have done")
+        place = folder / "storm"
+        place.mkdir()
+        figures += measure_postmortem(place, events)
     return figures
