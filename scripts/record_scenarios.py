@@ -250,7 +250,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 
 _STORM: Final = SCENARIOS["paging-storm"]
 PREVENTED: Final[dict[str, Scenario]] = {
-    "prevented/paging-storm": replace(_STORM, config=_STORM.config.replace("limit = 100000000", "limit = 190000000")),
+    "prevented/paging-storm": replace(_STORM, config=_STORM.config.replace("limit = 100000000", "limit = 220000000")),
 }
 
 

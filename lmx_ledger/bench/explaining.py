@@ -15,6 +15,7 @@ class Part(enum.StrEnum):
 
     PARTS = "parts"
     INCIDENT = "incident"
+    WHAT_IF = "what-if"
 
 
 def measure(
@@ -36,5 +37,10 @@ def measure(
         figures += measure_parts(folder, requests)
     if Part.INCIDENT in only:
         say(f"an incident of {events:,} events")
-        figures += [*measure_incidents(events), *measure_postmortem(folder, events)]
+        figures += measure_incidents(events)
+    if Part.WHAT_IF in only:
+        say(f"a paging storm of {events:,} events, and what other settings would have done")
+        place = folder / "storm"
+        place.mkdir()
+        figures += measure_postmortem(place, events)
     return figures

@@ -170,7 +170,7 @@ def guard(
 
 @group.command("incidents", epilog="Example: lmx bench incidents --only incident")
 def incidents(
-    only: Annotated[str | None, typer.Option("--only", metavar="PARTS", help="Of parts, incident.")] = None,
+    only: Annotated[str | None, typer.Option("--only", metavar="PARTS", help="Of parts, incident, what-if.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Few requests and events: whether it runs, not how well.")
     ] = False,

@@ -1,7 +1,7 @@
 """Which settings to ask a replay about, by what an incident's trouble seems to be: a table of rules."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 from lmx_ledger.core.events import Recorded
@@ -21,7 +21,9 @@ KINDS: Final = 2
 MOST: Final = 4
 _PAGE_AT: Final = 0.95
 _PAGE_TO: Final = 0.9
-_GRAIN: Final = 1_000
+_HUNDRED: Final = 100
+_FAR: Final = 2
+"""Who is so many times as long is of another kind."""
 
 Given = dict[str, str]
 
@@ -63,8 +65,10 @@ def _flood(_: Sequence[Recorded], estimator: Estimator) -> Iterator[Given]:
 
 
 def _heat(_: Sequence[Recorded], estimator: Estimator) -> Iterator[Given]:
-    """A ceiling half as high while it is hot."""
-    yield {"context.safe_mode_tokens": str(estimator.in_force("context.safe_mode_tokens") // 2)}
+    """A ceiling twice as high, or half, while it is hot."""
+    tokens = estimator.in_force("context.safe_mode_tokens")
+    for other in (2 * tokens, tokens // 2):
+        yield {"context.safe_mode_tokens": str(other)}
 
 
 def _swap(events: Sequence[Recorded], estimator: Estimator) -> Iterator[Given]:
@@ -83,13 +87,14 @@ def _configuration(events: Sequence[Recorded], estimator: Estimator) -> Iterator
 
 
 def _long(_: Sequence[Recorded], estimator: Estimator) -> Iterator[Given]:
-    """A ceiling that has room for everybody but the tenant with the longest prompts."""
-    longest: Mapping[str, int] = estimator.longest()
-    if len(longest) > 1:
-        others = sorted(longest.values())[-2]
-        ceiling = math.ceil(2 * others / _GRAIN) * _GRAIN
-        if others < ceiling < max(longest.values()):
-            yield {"context.max_tokens": str(ceiling)}
+    """A ceiling that has room for most, and none for those that are far longer, where there are such."""
+    sizes = estimator.sizes()
+    # Of the longer half: the step where it goes up most.
+    steps = list(pairwise(sizes[len(sizes) // 2 :]))
+    below, above = max(steps, key=lambda step: step[1] / max(step[0], 1), default=(0, 0))
+    if below and above >= _FAR * below:
+        # In whole hundreds, as somebody would write it.
+        yield {"context.max_tokens": str((below + above) // 2 // _HUNDRED * _HUNDRED)}
 
 
 _TABLE: Final[Mapping[str, _Rule]] = {

@@ -3,8 +3,9 @@
 The recorded requests are served again (`incident/simulation/`), once under the rules that were and once under the
 others. The first says how good the model is; only the difference of the two is what the rules do.
 
-Left out, and taken as it was: what clients would have sent had they been answered sooner, what is found in the KV
-cache, that two workers share a machine, and what a restart of workers by the guard costs.
+Taken as it was: when requests come (but who asked behind an answer of its conversation asks as long behind it), and
+what is found in the KV cache. Left out: that two workers share a machine, and what it costs that the guard replaces
+one.
 """
 
 import math
@@ -97,13 +98,9 @@ class Estimator:
         value = getattr(getattr(course(scene.events, {}).at(at_us).config, section), name)
         return scene.machine.limit if value == "auto" else value
 
-    def longest(self) -> dict[str, int]:
-        """Of each conversation (or request without one): the tokens of its longest prompt and answer."""
-        found: dict[str, int] = {}
-        for job in (job for scene in self._scenes for job in scene.demand.jobs):
-            name = job.session or job.id
-            found[name] = max(found.get(name, 0), job.room)
-        return found
+    def sizes(self) -> list[int]:
+        """Tokens of prompt and answer of each request, the smallest first."""
+        return sorted(job.room for scene in self._scenes for job in scene.demand.jobs if job.counts)
 
     def limit_for_all(self) -> int | None:
         """The memory limit in bytes under which no weights would have to go; None where no model is known to memory.
@@ -188,8 +185,7 @@ def _modelled(served: Sequence[tuple[Scene, Result]]) -> Outcome:
     for _, result in served:
         for run in result.runs:
             if run.job.counts:
-                first_ms = None if run.first_s is None else (run.first_s - run.job.came_s) * 1e3
-                told.append(_Told(run.ended or FAILED, first_ms, run.waited_ms))
+                told.append(_Told(run.ended or FAILED, run.ttft_ms, run.waited_ms))
     return _outcome(told, [one for scene, result in served for one in _inside(scene, result.page_ins)])
 
 
@@ -202,8 +198,8 @@ def _off(result: Result) -> Iterable[float]:
     """By how many milliseconds the first token of each request is off that was answered both times."""
     for run in result.runs:
         job = run.job
-        if job.counts and job.fate == run.ended == ANSWERED and job.ttft_ms is not None and run.first_s is not None:
-            yield abs((run.first_s - job.came_s) * 1e3 - job.ttft_ms)
+        if job.counts and job.fate == run.ended == ANSWERED and job.ttft_ms is not None and run.ttft_ms is not None:
+            yield abs(run.ttft_ms - job.ttft_ms)
 
 
 def _outcome(told: Sequence[_Told], moved: Sequence[Paged]) -> Outcome:

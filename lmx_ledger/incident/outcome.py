@@ -14,6 +14,7 @@ from lmx_ledger.core.units import show_duration
 REQUESTS: Final = "requests"
 """What is counted; any other unit is milliseconds."""
 MS: Final = "ms"
+_LEAST_MS: Final = 1.0
 
 
 class Outcome(NamedTuple):
@@ -67,8 +68,10 @@ class Figure(NamedTuple):
 
     @property
     def changes(self) -> bool:
-        """Whether they change anything."""
-        return self.estimated != self.modelled
+        """Whether they change anything that is worth a word."""
+        if self.unit != MS or self.estimated is None or self.modelled is None:
+            return self.estimated != self.modelled
+        return abs(self.change) >= _LEAST_MS
 
     @property
     def too_rough(self) -> bool:

@@ -65,7 +65,7 @@ def _row(again: Replayed, estimate: Estimate) -> WhatIf:
 
 
 def _told(estimate: Estimate, *, estimated: bool) -> str:
-    """An outcome in a line; what the rules do not change is as it was recorded."""
+    """An outcome in a line; what the rules do not change is as it was recorded, what nobody can tell is left out."""
 
     def value(key: str) -> float | None:
         one = estimate.figure(key)
@@ -73,7 +73,8 @@ def _told(estimate: Estimate, *, estimated: bool) -> str:
 
     told = [f"{value('answered') or 0:,.0f} of {counted(estimate.recorded.requests, 'request')} answered"]
     told += [f"{value('refused'):,.0f} refused"] if estimate.figure("refused").told else []
-    told += [f"first token p95 {shown(value('ttft_p95_ms'), 'ms')}"]
+    if not (estimated and estimate.figure("ttft_p95_ms").too_rough):
+        told.append(f"first token p95 {shown(value('ttft_p95_ms'), 'ms')}")
     told += [counted(round(value("page_ins") or 0), "page-in")] if estimate.figure("page_ins").told else []
     return ", ".join(told)
 

@@ -27,14 +27,17 @@ WAITING: Final = (QUEUE, MEMORY, LOAD, PAGE_IN)
 """The parts of a request's time in which it only waits."""
 _LEAST_TOKENS: Final = 16
 """Of fewer no speed is taken."""
+_LONGEST_THOUGHT_S: Final = 60.0
+"""Who comes later behind an answer does not come because of it."""
 _SPREAD: Final = 0.05
 """Where company differed by less, nobody knows what it costs."""
 
 
 class Job(NamedTuple):
-    """One request. `lead_s` goes by before it joins the line; `read_s` and `drawn_s` are the worker's own time for
-    its prompt, and for its answer while it draws no other one.
+    """One request. `lead_s` goes by before it joins the line, `fetch_s` while kept KV is fetched for it; `read_s` and
+    `drawn_s` are the worker's own time for its prompt, and for its answer while it draws no other one.
 
+    It came so many seconds (`think_s`) `behind` the end of another one of its conversation, where there is one.
     `room` are the tokens of prompt and answer. `fate` is what became of it: of a refusal with its `code`, of one that
     was not answered to the end with when that was (`left_s` behind its arrival). `counts`: it came in the time that is
     asked about. `ttft_ms` and `waited_ms` are as recorded.
@@ -45,6 +48,7 @@ class Job(NamedTuple):
     session: str | None
     came_s: float
     lead_s: float
+    fetch_s: float
     size: int
     priority: int
     prompt: int
@@ -57,6 +61,8 @@ class Job(NamedTuple):
     counts: bool = True
     ttft_ms: float | None = None
     waited_ms: float = 0.0
+    behind: str | None = None
+    think_s: float = 0.0
 
 
 class Speed(NamedTuple):
@@ -119,7 +125,7 @@ class _Seen:
 
     @property
     def read_ms(self) -> float:
-        return self.parts.get(PREFILL, 0.0) + self.parts.get(RESTORE, 0.0)
+        return self.parts.get(PREFILL, 0.0)
 
     @property
     def drawn(self) -> tuple[int, int] | None:
@@ -163,7 +169,26 @@ def demand(events: Iterable[Recorded], base_us: int, since_us: int, until_us: in
         for one in seen
         if one.ended_us >= base_us
     ]
-    return Demand(sorted(jobs, key=lambda job: (job.came_s, job.id)), speeds, known)
+    ends = {one.id: (one.ended_us - base_us) / 1e6 for one in seen}
+    return Demand(_in_turn(sorted(jobs, key=lambda job: (job.came_s, job.id)), ends), speeds, known)
+
+
+def _in_turn(jobs: Sequence[Job], ends: Mapping[str, float]) -> list[Job]:
+    """Who asks behind an answer asks behind it: each behind the last one of its conversation that ended before it came,
+    and that nobody else is behind.
+    """
+    found: list[Job] = []
+    free: dict[str, list[tuple[float, str]]] = {}
+    for job in jobs:
+        # Whoever names no conversation is behind nobody.
+        before = free.setdefault(job.session or job.id, [])
+        ended = [one for one in before if 0 <= job.came_s - one[0] <= _LONGEST_THOUGHT_S]
+        last_s, last = max(ended, default=(job.came_s, None))
+        if last is not None:
+            before.remove((last_s, last))
+        before.append((ends[job.id], job.id))
+        found.append(job._replace(behind=last, think_s=job.came_s - last_s))
+    return found
 
 
 def _seen(events: Iterable[Recorded]) -> dict[str, _Seen]:
@@ -296,6 +321,7 @@ def _job(
         session=one.session,
         came_s=(received.time_us - base_us) / 1e6,
         lead_s=parts.get(ADMISSION, 0.0) / 1e3,
+        fetch_s=parts.get(RESTORE, 0.0) / 1e3 if measured else 0.0,
         size=one.admitted.data["choices"] if one.admitted is not None else size,
         priority=received.data.get("priority", 0),
         prompt=prompt,

@@ -1,7 +1,7 @@
 """The guard in a model of a run: the same deciders as the daemon's, on figures that the model has; pure.
 
-How long the line is and how full memory is the model says itself. Swap, heat and the GPU come and go as they did. An
-alert counts where the model's own requests burn the budget as fast.
+How long the line is, how full memory is and which alerts burn the model says itself. Swap, heat and the GPU come and go
+as they did.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,8 @@ class Gatekeeper:
 
     def __init__(self, rules: Rules) -> None:
         self._signals, self._stages = signals.State(), stages.State()
-        self._alerts: dict[tuple[str, str | None, str], bool] = {}
+        self.alerts: dict[tuple[str, str | None, str], Alert] = {}
+        """That are on, in this model of the run, too."""
         self.obey(rules)
 
     def obey(self, rules: Rules) -> None:
@@ -54,7 +55,7 @@ class Gatekeeper:
     @property
     def calm(self) -> bool:
         """Whether nothing is raised and nothing is on."""
-        quiet = not self._signals.on and not self._stages.on and not self._burning
+        quiet = not self._signals.on and not self._stages.on
         return quiet and self._stages.stage is Stage.NORMAL and self._stages.safe is None
 
     @property
@@ -72,20 +73,20 @@ class Gatekeeper:
             return
         key = (one.objective, one.model, one.window)
         if one.on and burns:
-            self._alerts[key] = True
+            self.alerts[key] = one
         else:
-            self._alerts.pop(key, None)
+            self.alerts.pop(key, None)
 
     def outside(self, one: On | Off) -> list[Decision]:
         """A signal comes on or goes off that nothing here changes."""
         return self._advance(one)
 
-    def look(self, now_s: float, wait_s: float, memory: float) -> list[Decision]:
-        """Once: what follows from the figures of that moment."""
+    def look(self, now_s: float, wait_s: float, memory: float, burning: int) -> list[Decision]:
+        """Once: what follows from the figures of that moment; `burning`: alerts whose budget burns just then."""
         if not self.enabled:
             return []
         at_us = int(now_s * 1e6)
-        values: Mapping[str, float | None] = {QUEUE_WAIT: wait_s, MEMORY_FULL: memory, BURN: float(self._burning)}
+        values: Mapping[str, float | None] = {QUEUE_WAIT: wait_s, MEMORY_FULL: memory, BURN: float(burning)}
         policy = self._thresholds
         observed, found = signals.Observed(at_us, values), list[Decision]()
         changes = signals.decide(self._signals, observed, policy)
@@ -97,10 +98,6 @@ class Gatekeeper:
             else:
                 found += self._advance(Off(change.at_us, change.name))
         return [*found, *self._advance(Tick(at_us))]
-
-    @property
-    def _burning(self) -> int:
-        return len(self._alerts)
 
     def _advance(self, one: On | Off | Tick) -> list[Decision]:
         if not self.enabled:

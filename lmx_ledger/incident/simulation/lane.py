@@ -13,11 +13,12 @@ from lmx_ledger.serving.queue import expected_wait_s, learned_s
 class Run:
     """A request on its way: `ended` says what became of it, once something has (an answer, or a code)."""
 
-    __slots__ = ("admitted_s", "ended", "ended_s", "first_s", "job", "joined_s", "stream")
+    __slots__ = ("admitted_s", "came_s", "ended", "ended_s", "first_s", "job", "joined_s", "stream")
 
     def __init__(self, job: Job, owner: int) -> None:
         self.job = job
         self.stream = Stream(job.read_s, job.drawn_s, owner, 2.0**job.priority)
+        self.came_s = job.came_s
         self.joined_s: float | None = None
         self.admitted_s: float | None = None
         self.first_s: float | None = None
@@ -30,6 +31,11 @@ class Run:
             return 0.0
         until_s = self.ended_s if self.admitted_s is None else self.admitted_s
         return (now_s if until_s is None else until_s) - self.joined_s
+
+    @property
+    def ttft_ms(self) -> float | None:
+        """From its arrival to its first token; None where there was none."""
+        return None if self.first_s is None else (self.first_s - self.came_s) * 1e3
 
     @property
     def waited_ms(self) -> float:

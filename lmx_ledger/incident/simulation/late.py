@@ -1,5 +1,6 @@
 """Which share of the first tokens came late by a moment: what an alert of a model of a run is held against."""
 
+import math
 from bisect import bisect_right
 
 from lmx_ledger.core.slo_section import SloSection
@@ -24,7 +25,11 @@ class Late:
                 so_far = self._late.setdefault((objective, name), [0])
                 so_far.append(so_far[-1] + (ms > self._most_ms[objective]))
 
-    def of(self, objective: str, model: str | None, at_s: float) -> float | None:
-        """The share up to that moment; None where there was none."""
-        count = bisect_right(self._at.get(model, []), at_s)
-        return self._late[objective, model][count] / count if count else None
+    def of(self, objective: str, model: str | None, at_s: float, since_s: float = -math.inf) -> float | None:
+        """The share up to that moment, of those behind `since_s`; None where there was none."""
+        times = self._at.get(model, [])
+        first, last = bisect_right(times, since_s), bisect_right(times, at_s)
+        if first == last:
+            return None
+        late = self._late[objective, model]
+        return (late[last] - late[first]) / (last - first)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.guard import recorded_memory
-from lmx_ledger.guard.signals import GPU, SWAP, THERMAL
+from lmx_ledger.guard.signals import BURN, GPU, SWAP, THERMAL
 from lmx_ledger.guard.stages import Off, On
 from lmx_ledger.memory import recorded as plans
 from lmx_ledger.memory.holding import LEAST_KEPT
@@ -22,8 +22,8 @@ TYPES: Final = (
     *("guard.threshold_breached", "guard.threshold_cleared", "guard.restart_requested", "sensor.sampled"),
     *("slo.burn_alerted", "slo.burn_cleared"),
 )
-OUTSIDE: Final = (SWAP, THERMAL, GPU)
-"""Signals that no rule of ours changes: they come and go as they did."""
+OUTSIDE: Final = (SWAP, THERMAL, GPU, BURN)
+"""Signals that come and go as they did; whether alerts burn the model says itself, of objectives that it knows."""
 _GONE: Final = ("asked", "ttl", "reload")
 """Reasons of a `model.unloaded` that is repeated where the model is idle."""
 _CONFIGURED: Final = "configured"
@@ -72,14 +72,15 @@ _AT_ONCE: Final = Move()
 class Weights:
     """A model as memory has it. `layers` are its weights in the order in which they go, in bytes; `token` bytes of KV.
 
-    `busy` bytes are taken by passes while it has work (a part of its KV on top), `idle` ones all the time. At the
-    beginning `there` it is loaded, with the first `out` of its layers on disk only.
+    `busy` bytes are taken by passes while it has work (a part of its KV on top; `most` of them now and then), `idle`
+    ones all the time. At the beginning `there` it is loaded, with the first `out` of its layers on disk only.
     """
 
     model: str
     layers: tuple[int, ...] = ()
     token: float = 0.0
     busy: int = _LEAST_WORKING
+    most: int = _LEAST_WORKING
     idle: int = 0
     pinned: bool = False
     priority: int = 0
@@ -205,7 +206,9 @@ def _read_sizes(found: Machine, events: Iterable[Recorded]) -> None:
                 _note_working(line, busy, idle)
     for name, one in found.models.items():
         one.idle = int(median(idle[name])) if name in idle else 0
-        one.busy = max(int(median(busy[name])) - one.idle, 0) if name in busy else _LEAST_WORKING
+        if name in busy:
+            one.busy = max(int(median(busy[name])) - one.idle, 0)
+            one.most = max(*busy[name], one.idle) - one.idle
 
 
 def _note_working(line: Line, busy: dict[str, list[int]], idle: dict[str, list[int]]) -> None:

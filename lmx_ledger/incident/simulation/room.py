@@ -75,6 +75,12 @@ class Tenant:
         passes = self.weights.busy + kv // max(len(self.weights.layers) - 1, 1) if kv else 0
         return self.in_memory + kv + passes
 
+    @property
+    def most(self) -> int:
+        """What it may come to take with what it has been asked, now and then."""
+        over = self.weights.most - self.weights.busy if self.kv else 0
+        return self.needs() + max(over, 0) + self.weights.idle
+
     def lacks(self, more_kv: int) -> int:
         """What it has to be granted for that."""
         return max(self.needs(more_kv) + self.out_bytes - self.granted, 0)
@@ -123,7 +129,7 @@ class Room:
         self.lowered = 0
         self.first: Need | None = None
         self.peak = 0
-        """The most that was needed at once, without what is there to spare and what could go."""
+        """The most that may have been needed at once, without what is there to spare and what could go."""
         self._others, self._busy = others, busy
         self._state = guard.State()
         self._ceilings: dict[tuple[str, int], int] = {}
@@ -171,8 +177,7 @@ class Room:
             if self.binds and extra and not self._take(tenant, extra):
                 return False
             tenant.kv[run] = kv
-            needed = sum(one.needs() + one.weights.idle for one in self.tenants.values() if one.there)
-            self.peak = max(self.peak, needed)
+            self.peak = max(self.peak, sum(one.most for one in self.tenants.values() if one.there))
         tenant.used_s = now_s
         return True
 

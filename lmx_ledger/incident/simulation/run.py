@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Final, NamedTuple
 
+from lmx_ledger.guard.signals import BURN
 from lmx_ledger.guard.stages import Decision, Off, On, Stage, StageChanged
 from lmx_ledger.incident.rules import Course, Rules
 from lmx_ledger.incident.simulation.clock import SimClock, Soon
@@ -28,13 +29,14 @@ from lmx_ledger.incident.simulation.demand import (
 )
 from lmx_ledger.incident.simulation.gatekeeper import OWN, Gatekeeper, tokens_allowed
 from lmx_ledger.incident.simulation.lane import Lane, Run
-from lmx_ledger.incident.simulation.late import Late
+from lmx_ledger.incident.simulation.late import TTFT, Late
 from lmx_ledger.incident.simulation.machine import Alert, Machine, Outage, Paged, Weights
 from lmx_ledger.incident.simulation.making_room import MakingRoom
 from lmx_ledger.incident.simulation.room import Limits, Room
 from lmx_ledger.incident.simulation.worker import Done, Stream, WorkerTime
 
 _LOOK_EVERY_S: Final = 1.0
+LATELY_S: Final = 120.0
 _PATIENCE_S: Final = 600.0
 """Who has not been served so long behind the last arrival never is."""
 
@@ -63,12 +65,16 @@ class Simulation:
         # Whoever names no conversation is one of its own.
         owners = {job.session or job.id: number for number, job in enumerate(demand.jobs)}
         self._runs = [Run(job, owners[job.session or job.id]) for job in demand.jobs]
+        # Who comes behind the end of another one, by that one's id; None is nobody's.
+        ids = {run.job.id for run in self._runs}
+        self._behind = {run.job.behind: run for run in self._runs if run.job.behind in ids}
         self._of_stream: dict[Stream, tuple[Lane, Run]] = {}
         self._known = set(demand.known)
         self._recorded, self._here = Late(self._rules.config.slo), Late(self._rules.config.slo)
         for job in sorted(demand.jobs, key=lambda job: job.came_s + (job.ttft_ms or 0.0) / 1e3):
             if job.ttft_ms is not None:
                 self._recorded.add(job.came_s + job.ttft_ms / 1e3, job.model, job.ttft_ms, job.waited_ms)
+        self._burned = False
         self._in_system, self._unended = 0, len(self._runs)
         self._look_soon, self._sense_soon = Soon(self._clock, self._looked), Soon(self._clock, self._sensed)
         self._done: deque[tuple[Lane, Done]] = deque()
@@ -108,9 +114,8 @@ class Simulation:
         for alert in machine.alerts:
             self._at(alert.at_s, self._alerted, alert)
         for run in self._runs:
-            self._at(run.job.came_s + run.job.lead_s, self._arrived, run)
-            if run.job.left_s is not None:
-                self._at(run.job.came_s + run.job.left_s, self._left, run)
+            if run.job.behind not in self._behind:
+                self._comes(run, run.job.came_s)
 
     def _at(self, at_s: float, act: Callable[..., object], *arguments: object) -> None:
         def now() -> None:
@@ -144,6 +149,13 @@ class Simulation:
         return Limits(limit, memory.page_at, memory.page_to, reserve, kept)
 
     # --- requests ----------------------------------------------------------------------------------------------------
+
+    def _comes(self, run: Run, at_s: float) -> None:
+        """It comes then; and where its client left, it does as long behind that."""
+        run.came_s = at_s
+        self._at(at_s + run.job.lead_s, self._arrived, run)
+        if run.job.left_s is not None:
+            self._at(at_s + run.job.left_s, self._left, run)
 
     def _arrived(self, run: Run) -> None:
         job, lane = run.job, self._lanes[run.job.model]
@@ -181,11 +193,14 @@ class Simulation:
 
     def _pump(self, lane: Lane) -> None:
         """Whoever can be admitted is, and its worker has it."""
-        admitted = lane.pump(self._clock.now)
-        for run in admitted:
+        for run in lane.pump(self._clock.now):
             self._of_stream[run.stream] = lane, run
+            # Its KV is fetched beside what the worker computes.
+            self._at(self._clock.now + run.job.fetch_s, self._begun, lane, run)
+
+    def _begun(self, lane: Lane, run: Run) -> None:
+        if run.ended is None:
             self._later(lane, lane.worker.take(run.stream, self._clock.now))
-        if admitted:
             self._expect(lane)
 
     def _expect(self, lane: Lane) -> None:
@@ -221,8 +236,8 @@ class Simulation:
         _, run = self._of_stream.get(stream, (None, None))
         if run is not None:
             run.first_s = self._clock.now
-            first_ms, waited_ms = (run.first_s - run.job.came_s) * 1e3, run.waited_s(run.first_s) * 1e3
-            self._here.add(run.first_s, run.job.model, first_ms, waited_ms)
+            waited_ms = run.waited_s(run.first_s) * 1e3
+            self._here.add(run.first_s, run.job.model, run.ttft_ms or 0.0, waited_ms)
 
     def _end(self, lane: Lane, run: Run, what: str) -> None:
         self._over(run, what)
@@ -248,6 +263,8 @@ class Simulation:
     def _over(self, run: Run, what: str) -> None:
         run.ended = what
         self._unended -= 1
+        if (following := self._behind.get(run.job.id)) is not None:
+            self._comes(following, self._clock.now + following.job.think_s)
 
     def _never_fits(self, lane: Lane, run: Run) -> None:
         self._end(lane, run, NO_MEMORY)
@@ -277,7 +294,8 @@ class Simulation:
         full = 0.0
         if self._making.waited_for and self._room.limit:
             full = self._room.used / self._room.limit
-        self._decided(self._gate.look(self._clock.now, wait_s, full))
+        burning = sum(map(self._burns_now, self._gate.alerts.values()))
+        self._decided(self._gate.look(self._clock.now, wait_s, full, burning))
 
     def _decided(self, found: Sequence[Decision]) -> None:
         for one in found:
@@ -330,6 +348,9 @@ class Simulation:
         self._making.look()
 
     def _signalled(self, signal: On | Off) -> None:
+        if signal.name == BURN:
+            self._burned = isinstance(signal, On)
+            return
         moved = signal._replace(at_us=int(self._clock.now * 1e6))
         self._decided(self._gate.outside(moved))
         self._watch()
@@ -348,3 +369,15 @@ class Simulation:
         then = self._recorded.of(alert.objective, alert.model, self._clock.now)
         here = self._here.of(alert.objective, alert.model, self._clock.now)
         return alert.on if not then or here is None else alert.burn * here / then >= alert.factor
+
+    def _burns_now(self, alert: Alert) -> bool:
+        """Whether its budget is used up faster than it lasts, by what was answered lately.
+
+        Of objectives that the model knows nothing of: whether the guard saw any alert burn just then.
+        """
+        if alert.objective not in OWN:
+            return self._burned
+        slo = self._rules.config.slo
+        target = slo.ttft.target if alert.objective == TTFT else slo.queue_wait.target
+        share = self._here.of(alert.objective, alert.model, self._clock.now, self._clock.now - LATELY_S)
+        return share is not None and share > 1 - target

@@ -54,9 +54,7 @@ class WorkerTime:
         """One more, from now on; who came to an end until then."""
         done = self.advance(now_s)
         self._reading.append(stream)
-        # Asked with each newcomer, so that it has its share from now on.
-        following = self._next()
-        self._read = self._read or following
+        self._read = self._read or self._next()
         return done
 
     def drop(self, stream: Stream, now_s: float) -> Done:

@@ -18,6 +18,7 @@ def job(number: int, came_s: float, **fields: object) -> Job:
         "model": "a",
         "session": f"s{number}",
         "lead_s": 0.001,
+        "fetch_s": 0.0,
         "size": 1,
         "priority": 0,
         "prompt": 200,

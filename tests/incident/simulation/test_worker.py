@@ -48,17 +48,16 @@ def test_a_prompt_alone_is_read_at_once_and_beside_an_answer_in_pieces() -> None
     assert first.draw_s == pytest.approx(0.0, abs=1e-6)
 
 
-def test_two_conversations_take_turns_and_one_reads_its_prompts_one_after_the_other() -> None:
-    def read_at(owners: tuple[int, int]) -> list[float]:
+def test_a_newcomer_has_its_turn_behind_a_piece_and_one_conversation_reads_one_prompt_after_the_other() -> None:
+    def read_at(owner: int) -> list[float]:
         worker = WorkerTime(0.0, 7, 0.01)
-        streams = [Stream(0.6, 0.0, owner) for owner in owners]
-        for stream in streams:
-            worker.take(stream, 0.0)
+        worker.take(Stream(1.2, 0.0, 1), 0.0)
+        worker.take(Stream(0.2, 0.0, owner), 0.1)
         return [round(at_s, 6) for at_s, done in until_idle(worker) if done.read]
 
-    assert read_at((1, 1)) == [0.6, 1.2]
-    # Piece by piece of 300 ms: the first is read when the other one has had its first.
-    assert read_at((1, 2)) == [0.9, 1.2]
+    # Piece by piece of 300 ms: the newcomer begins where the other one is, and that one goes first.
+    assert read_at(2) == [0.8, 1.4]
+    assert read_at(1) == [1.2, 1.4]
 
 
 def test_while_it_is_away_nothing_goes_on() -> None:
