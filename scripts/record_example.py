@@ -16,6 +16,9 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from lmx_ledger.report.html import html
+from lmx_ledger.report.markdown import markdown
+from lmx_ledger.report.write import json_of, read_json
 from tests.conftest import RunningDaemon
 
 REPORTS: Final = Path(__file__).parents[1] / "reports"
@@ -93,7 +96,7 @@ def main() -> None:
             time.sleep(8)
             daemon.post(f"/lmx/incidents/{opened['incident']}/ack", {}).raise_for_status()
             until = time.monotonic() + 2_400
-            while not (written := daemon.events(type="incident.report_written")):
+            while not (written := daemon.events(type="incident.report_written", incident=opened["incident"])):
                 if time.monotonic() > until:
                     raise SystemExit("the incident is not over")
                 time.sleep(1)
@@ -103,13 +106,17 @@ def main() -> None:
         finally:
             stopped.set()
             daemon.stop()
-        for name in written[-1]["data"]["files"]:
-            made = Path(written[-1]["data"]["folder"]) / name
-            text = made.read_text()
-            if folder in text:
-                raise SystemExit(f"{name} names a path of this machine")
-            (REPORTS / f"example{made.suffix}").write_text(text)
-            print(REPORTS / f"example{made.suffix}")
+        names = {Path(name).suffix: name for name in written[-1]["data"]["files"]}
+        made = (Path(written[-1]["data"]["folder"]) / names[".json"]).read_bytes()
+        # Where the daemon's home lay is nobody's business.
+        document = read_json(made.replace(folder.encode(), b"/srv/lmx"))
+    for suffix, content in (
+        (".json", json_of(document)),
+        (".md", markdown(document).encode()),
+        (".html", html(document).encode()),
+    ):
+        (REPORTS / f"example{suffix}").write_bytes(content)
+        print(REPORTS / f"example{suffix}")
 
 
 if __name__ == "__main__":

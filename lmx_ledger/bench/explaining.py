@@ -37,7 +37,7 @@ def measure(
         figures += measure_parts(folder, requests)
     if Part.INCIDENT in only:
         say(f"an incident of {events:,} events")
-        figures += measure_incidents(folder, events)
+        figures += measure_incidents(events)
     if Part.WHAT_IF in only:
         say(f"a paging storm of {events:,} events, and what other settings would have done")
         place = folder / "storm"

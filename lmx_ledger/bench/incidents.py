@@ -1,44 +1,25 @@
-"""What it costs to tell of an incident, its timeline, its hypotheses and its postmortem: of very many events."""
+"""What it costs to tell of an incident: its timeline and its hypotheses, of a window with very many events."""
 
 import random
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from lmx_ledger.bench.measure import Figure
 from lmx_ledger.core.clock import utc_us
 from lmx_ledger.core.events import CATALOGUE, Recorded, Severity
-from lmx_ledger.core.examples import example_of
 from lmx_ledger.incident.rank import rank
 from lmx_ledger.incident.state import OPEN, Incident
 from lmx_ledger.incident.timeline import timeline
-from lmx_ledger.ledger.append import Draft
-from lmx_ledger.ledger.file import LedgerFile
-from lmx_ledger.ledger.query import Reader
-from lmx_ledger.ledger.store import migrate
-from lmx_ledger.ledger.ticket import Place
-from lmx_ledger.report.from_ledger import as_form, postmortem
 
 EVENTS: Final = 100_000
 _SECONDS: Final = 600
 _OF_REQUEST: Final = 5
 _ROUNDS: Final = 3
-_GROUP: Final = 1_000
-_KINDS: Final = (
-    *("request.received", "request.admitted", "kv.missed", "kv.hit", "request.first_token", "request.finished"),
-)
 
 
-def measure_incidents(folder: Path, events: int = EVENTS) -> list[Figure]:
-    """The best of three: timeline and ranking of a window of so many events, in which a prefix breaks half-way; then
-    the postmortem of it as a page, from a ledger.
-
-    Raises:
-        OSError, sqlite3.Error: the disk cannot be used.
-    """
+def measure_incidents(events: int = EVENTS) -> list[Figure]:
+    """The best of three: timeline and ranking of a window of so many events, in which a prefix breaks half-way."""
     now = utc_us()
     window = list(_served(events, now))
     incident = _incident(window)
@@ -49,51 +30,7 @@ def measure_incidents(folder: Path, events: int = EVENTS) -> list[Figure]:
         lines, found = len(timeline(window, incident)), len(rank(window, incident, since_us, until_us))
         took.append(time.monotonic() - began)
     told = f"{len(window):,} events in {_SECONDS} s: {lines} lines, {found} hypotheses"
-    return [
-        Figure("an incident's timeline and hypotheses", min(took) * 1e3, "ms", 1_000.0, "lower", told),
-        *_postmortem(folder / "ledger.db", window, incident),
-    ]
-
-
-def _postmortem(path: Path, window: list[Recorded], incident: Incident) -> list[Figure]:
-    _write(path, window)
-    reader = Reader.open(path)
-    pages, took = set[bytes](), []
-    try:
-        for _ in range(_ROUNDS):
-            began = time.monotonic()
-            document = postmortem(path, reader, incident, window[-1].time_us + 1)
-            pages.add(as_form(document, "html"))
-            took.append(time.monotonic() - began)
-    finally:
-        reader.close()
-    told = f"{len(window):,} events read, {len(next(iter(pages))):,} bytes of HTML, {len(pages)} form of it in all"
-    return [Figure("an incident's postmortem, as a page", min(took), "s", 5.0, "lower", told)]
-
-
-def _write(path: Path, events: list[Recorded]) -> None:
-    migrate(path)
-    file = LedgerFile(path, "NORMAL", events[0].boot)
-    for at in range(0, len(events), _GROUP):
-        file.append([_draft(event) for event in events[at : at + _GROUP]])
-    file.close()
-
-
-def _draft(event: Recorded) -> Draft:
-    return Draft(
-        Place(),
-        event.time_us,
-        event.type,
-        event.v,
-        int(event.severity),
-        event.stream,
-        event.request,
-        event.session,
-        event.model,
-        event.incident,
-        event.cause,
-        msgspec.json.encode(event.data),
-    )
+    return [Figure("an incident's timeline and hypotheses", min(took) * 1e3, "ms", 1_000.0, "lower", told)]
 
 
 def _incident(window: list[Recorded]) -> Incident:
@@ -118,7 +55,6 @@ def _served(count: int, now_us: int) -> Iterator[Recorded]:
     """Requests of a hundred sessions, with their cache hits, tokens and ends; from half-way on nothing is reused."""
     rng = random.Random(7)  # noqa: S311 - a load, not a secret
     began_us = now_us - _SECONDS * 1_000_000
-    usual = {kind: msgspec.to_builtins(example_of(kind)) for kind in _KINDS}
     for number in range(count // _OF_REQUEST):
         at_us = began_us + number * _OF_REQUEST * _SECONDS * 1_000_000 // count
         session, request = f"s{rng.randrange(100)}", f"req_{number:026d}"
@@ -135,10 +71,7 @@ def _served(count: int, now_us: int) -> Iterator[Recorded]:
             ("request.admitted", {}),
             cached,
             ("request.first_token", {"ttft_ms": ttft}),
-            (
-                "request.finished",
-                {"ttft_ms": ttft, "wall_ms": ttft + 100, "parts_ms": {"prefill": ttft, "decode": 100.0}},
-            ),
+            ("request.finished", {}),
         )
         for place, (kind, data) in enumerate(said):
             seq = number * _OF_REQUEST + place + 1
@@ -156,5 +89,5 @@ def _served(count: int, now_us: int) -> Iterator[Recorded]:
                 model="m0",
                 incident=None,
                 cause=seq - 1 or None,
-                data=usual[kind] | data,
+                data=data,
             )

@@ -102,15 +102,17 @@ class Connection:
             self._check(response)
             return self._json(response)
 
-    def get_bytes(self, path: str, params: Mapping[str, Any] | None = None) -> bytes:
-        """What a GET that succeeded gives, whatever it is.
+    def get_bytes(
+        self, path: str, params: Mapping[str, Any] | None = None, *, patience_s: float = _PATIENCE_S
+    ) -> bytes:
+        """What a GET that succeeded gives, whatever it is, within so long.
 
         Raises:
             NoDaemon: nobody listens there.
             Refused: the answer is an error.
             Failure: no answer in time.
         """
-        with self._explained(), self._client() as client:
+        with self._explained(patience_s), self._client(patience_s) as client:
             response = client.get(path, params=params)
             self._check(response)
             return response.content

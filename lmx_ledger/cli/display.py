@@ -3,11 +3,14 @@
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from lmx_ledger.cli.connection import Failure
 
 SEVERITY_STYLE: Final = {"debug": "dim", "info": "", "warning": "yellow", "error": "red", "critical": "bold red"}
 STATE_STYLE: Final = {
@@ -30,6 +33,22 @@ def on_terminal() -> bool:
 def print_json(value: object, *, line: bool = False) -> None:
     """One JSON document; indented where a person looks at it, on one line as an object of a stream."""
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2 if on_terminal() and not line else None))
+
+
+def deliver(body: bytes, out: Path | None) -> None:
+    """A document to that file, or to stdout.
+
+    Raises:
+        Failure: the file cannot be written.
+    """
+    if out is None:
+        typer.echo(body.decode(), nl=False)
+        return
+    try:
+        out.write_bytes(body)
+    except OSError as error:
+        raise Failure(f"{out} cannot be written: {error.strerror}") from None
+    typer.echo(f"Written to {out}.")
 
 
 def note(text: str) -> None:

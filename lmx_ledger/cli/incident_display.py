@@ -1,5 +1,6 @@
 """Incidents for people: the list, one of them, its timeline; each fits a terminal of 80 columns."""
 
+import shlex
 import textwrap
 from datetime import datetime
 from typing import Any, Final
@@ -62,8 +63,8 @@ def _table(found: list[dict[str, Any]]) -> Table:
     return table
 
 
-def show_one(console: Console, told: dict[str, Any]) -> None:
-    """Header, times, what opened it, whom it hit, hypotheses."""
+def show_one(console: Console, told: dict[str, Any], name: str) -> None:
+    """Header, times, what opened it, whom it hit, hypotheses; `name` is what the commands know it by."""
     _warn(console, told)
     width = console.width
     head = Text(harmless(told["title"]), style="bold")
@@ -80,10 +81,10 @@ def show_one(console: Console, told: dict[str, Any]) -> None:
     _opened(console, told)
     _affected(console, told)
     _hypotheses(console, told)
-    name = harmless(told["id"])
     if told["report"]:
         console.print(Text(f"Postmortem: {harmless(told['report'])}", style="dim"), soft_wrap=True)
-    console.print(Text(f"One by one: lmx incidents timeline {name}", style="dim"), soft_wrap=True)
+    again = f"One by one: lmx incidents timeline {shlex.quote(harmless(name))}"
+    console.print(Text(again, style="dim"), soft_wrap=True)
 
 
 def show_lines(console: Console, told: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """`lmx incidents`: what was wrong, since when, whom it hit, what may have caused it, and what happened one by one."""
 
-import enum
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -10,16 +9,17 @@ from urllib.parse import quote
 import msgspec
 import typer
 
+from lmx_ledger.cli import digest
+from lmx_ledger.cli.bundle import bundle, known_to, named
 from lmx_ledger.cli.connection import Connection, Failure, NoDaemon
-from lmx_ledger.cli.display import harmless, note, on_terminal, print_json, terminal
+from lmx_ledger.cli.display import deliver, harmless, note, on_terminal, print_json, terminal
 from lmx_ledger.cli.events import moment
-from lmx_ledger.cli.options import ApiKey, AsJson, Home, Url
-from lmx_ledger.cli.source import ledger_file, note_file
-from lmx_ledger.core.clock import parse_rfc3339, rfc3339, utc_us
+from lmx_ledger.cli.options import ApiKey, AsJson, Form, FormOption, Home, Into, Out, Url
+from lmx_ledger.cli.source import Ground, bundle_named, opened, opened_bundle
+from lmx_ledger.core.clock import parse_rfc3339, rfc3339
 
 if TYPE_CHECKING:
     from lmx_ledger.incident.state import Incident
-    from lmx_ledger.ledger.query import Reader
 
 EXAMPLE: Final = "Example: lmx incidents list"
 
@@ -27,18 +27,18 @@ _ABOUT: Final = "Incidents: what was wrong, whom it hit, what may have caused it
 _STATUSES: Final = ("open", "mitigated", "resolved", "closed", "merged")
 
 
-class Form(enum.StrEnum):
-    """Of a report."""
-
-    MD = "md"
-    HTML = "html"
-    JSON = "json"
-
-
 group = typer.Typer(help=_ABOUT, epilog=EXAMPLE, no_args_is_help=True, rich_markup_mode="rich")
 
 Id = Annotated[
     str, typer.Argument(metavar="ID", help="As listed, or the beginning of it, or `last`.", show_default=False)
+]
+IdOrFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID|FILE",
+        help="As listed, or the beginning of it, or `last`; or a bundle (./NAME where that reads like an id).",
+        show_default=False,
+    ),
 ]
 
 
@@ -71,9 +71,8 @@ def list_incidents(
     try:
         found = connection.get("/lmx/incidents", {"status": wanted, "since": rfc3339(since_us)})["incidents"]
     except NoDaemon:
-        found = offline(
-            connection, home, lambda _, __, known: [one.public() for one in known if one.matches(wanted, since_us)]
-        )
+        with opened(connection, home) as ground:
+            found = [one.public() for one in known_to(ground) if one.matches(wanted, since_us)]
     if as_json:
         print_json({"incidents": found})
     elif on_terminal():
@@ -91,7 +90,7 @@ def list_incidents(
 
 @group.command("show", epilog="Example: lmx incidents show last")
 def show(
-    id: Id,  # noqa: A002
+    id: IdOrFile,  # noqa: A002
     home: Home = None,
     as_json: AsJson = False,
     url: Url = None,
@@ -104,12 +103,12 @@ def show(
     if as_json:
         print_json(answer)
     else:
-        show_one(terminal(), answer)
+        show_one(terminal(), answer, id if bundle_named(id) is not None else answer["id"])
 
 
 @group.command("timeline", epilog="Example: lmx incidents timeline last")
 def show_timeline(
-    id: Id,  # noqa: A002
+    id: IdOrFile,  # noqa: A002
     home: Home = None,
     as_json: AsJson = False,
     url: Url = None,
@@ -132,15 +131,10 @@ def show_timeline(
 
 @group.command("report", epilog="Example: lmx incidents report last --format html --out report.html")
 def report(
-    id: Id,  # noqa: A002
-    form: Annotated[
-        Form | None, typer.Option("--format", help="md, html (one file, offline) or json.", show_default="md")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there.")] = None,
-    into: Annotated[
-        Path | None,
-        typer.Option("--into", metavar="FOLDER", help="Write all three forms there, and an index of its reports."),
-    ] = None,
+    id: IdOrFile,  # noqa: A002
+    form: FormOption = None,
+    out: Out = None,
+    into: Into = None,
     home: Home = None,
     as_json: AsJson = False,
     url: Url = None,
@@ -148,26 +142,26 @@ def report(
 ) -> None:
     """Write its postmortem: what happened, whom it hit, timeline, figures, hypotheses, what the guard did, actions."""
     wanted = "json" if as_json or into is not None else (form or Form.MD).value
-    connection = Connection(url, api_key)
-    try:
-        body = connection.get_bytes(f"/lmx/incidents/{quote(id, safe='')}/report", {"format": wanted})
-    except NoDaemon:
-        body = offline(
-            connection,
-            home,
-            lambda file, reader, known: _report(file, reader, named(known, id), wanted),
-        )
+    if (file := bundle_named(id)) is not None:
+        with opened_bundle(file) as ground:
+            body = _report_of_bundle(ground, wanted)
+    else:
+        connection = Connection(url, api_key)
+        try:
+            body = connection.get_bytes(f"/lmx/incidents/{quote(id, safe='')}/report", {"format": wanted})
+        except NoDaemon:
+            with opened(connection, home) as ground:
+                body = _report(ground, named(known_to(ground), id), wanted)
     if into is not None:
         _write_into(into, body, as_json=as_json)
         return
-    if out is None:
-        typer.echo(body.decode(), nl=False)
-        return
-    try:
-        out.write_bytes(body)
-    except OSError as error:
-        raise Failure(f"{out} cannot be written: {error.strerror}") from None
-    typer.echo(f"Written to {out}.")
+    deliver(body, out)
+
+
+group.command("digest", epilog=digest.EXAMPLE)(digest.digest)
+
+
+group.command("bundle", epilog="Example: lmx incidents bundle last --out incident.bundle.gz")(bundle)
 
 
 @group.command("ack", epilog="Example: lmx incidents ack last")
@@ -200,58 +194,30 @@ def _asked(
     home: Path | None,
     name: str,
     more: str,
-    told: "Callable[[Path, Reader, Incident], dict[str, Any]]",
+    offline: "Callable[[Ground, Incident], dict[str, Any]]",
 ) -> Any:
+    if (file := bundle_named(name)) is not None:
+        with opened_bundle(file) as ground:
+            assert ground.bundle is not None  # noqa: S101 - what it is the ground of
+            return offline(ground, ground.bundle.incident)
     try:
         return connection.get(f"/lmx/incidents/{quote(name, safe='')}{more}")
     except NoDaemon:
-        return offline(connection, home, lambda file, reader, known: told(file, reader, named(known, name)))
+        with opened(connection, home) as ground:
+            return offline(ground, named(known_to(ground), name))
 
 
-def offline(connection: Connection, home: Path | None, ask: "Callable[[Path, Reader, list[Incident]], Any]") -> Any:
-    """What the ledger's file gives, with the incidents that are in it, where no daemon answers.
+def _report(ground: Ground, incident: "Incident", form: str) -> bytes:
+    from lmx_ledger.report.from_ledger import as_form, postmortem  # noqa: PLC0415 - HTTP does without SQLAlchemy
 
-    Raises:
-        NoDaemon: there is no ledger either.
-        StartupError: it cannot be read.
-    """
-    from lmx_ledger.incident.fold import IncidentsFold  # noqa: PLC0415 - HTTP does without SQLAlchemy
-    from lmx_ledger.ledger.fold import state_at  # noqa: PLC0415
-    from lmx_ledger.ledger.history import History  # noqa: PLC0415
-    from lmx_ledger.ledger.projection import FILE  # noqa: PLC0415
-    from lmx_ledger.ledger.query import Reader  # noqa: PLC0415
-
-    file = ledger_file(connection, home)
-    reader = Reader.open(file)
-    note_file(connection, file)
-    try:
-        state = state_at(IncidentsFold(), History(file, reader), file.with_name(FILE), reader.head())
-        return ask(file, reader, state.all())
-    finally:
-        reader.close()
+    return as_form(postmortem(ground.file, ground.reader, incident, ground.now_us), form)
 
 
-def named(known: "list[Incident]", name: str) -> "Incident":
-    """By id, the beginning of one, or `last`.
+def _report_of_bundle(ground: Ground, form: str) -> bytes:
+    from lmx_ledger.report.from_ledger import as_form, postmortem_of_bundle  # noqa: PLC0415
 
-    Raises:
-        Failure: there is none, or several begin so.
-    """
-    from lmx_ledger.incident.state import find  # noqa: PLC0415
-
-    try:
-        found = find(known, name)
-    except LookupError as error:
-        raise Failure(str(error)) from None
-    if found is None:
-        raise Failure(f"there is no incident {harmless(name[:80])!r}; the known ones: lmx incidents list")
-    return found
-
-
-def _report(file: Path, reader: "Reader", incident: "Incident", form: str) -> bytes:
-    from lmx_ledger.report.from_ledger import as_form, postmortem  # noqa: PLC0415
-
-    return as_form(postmortem(file, reader, incident, utc_us()), form)
+    assert ground.bundle is not None  # noqa: S101 - as above
+    return as_form(postmortem_of_bundle(ground.bundle), form)
 
 
 def _write_into(folder: Path, body: bytes, *, as_json: bool) -> None:
@@ -270,14 +236,16 @@ def _write_into(folder: Path, body: bytes, *, as_json: bool) -> None:
         typer.echo(f"Written to {written.html}, beside it as .md and .json; all reports: {folder / 'index.html'}.")
 
 
-def _told(file: Path, reader: "Reader", incident: "Incident") -> dict[str, Any]:
-    from lmx_ledger.incident.account import distrust, openers, told, window  # noqa: PLC0415
+def _told(ground: Ground, incident: "Incident") -> dict[str, Any]:
+    from lmx_ledger.incident.account import openers, told, window  # noqa: PLC0415
 
-    found = window(file, reader, incident, utc_us())
-    return told(incident, found, openers(file, reader, incident, found), distrust(reader, walk=True))
+    found = window(ground.file, ground.reader, incident, ground.now_us)
+    whose = openers(ground.file, ground.reader, incident, found)
+    return told(incident, found, whose, ground.distrusted())
 
 
-def _told_timeline(file: Path, reader: "Reader", incident: "Incident") -> dict[str, Any]:
-    from lmx_ledger.incident.account import distrust, told_timeline, window  # noqa: PLC0415
+def _told_timeline(ground: Ground, incident: "Incident") -> dict[str, Any]:
+    from lmx_ledger.incident.account import told_timeline, window  # noqa: PLC0415
 
-    return told_timeline(incident, window(file, reader, incident, utc_us()), distrust(reader, walk=True))
+    found = window(ground.file, ground.reader, incident, ground.now_us)
+    return told_timeline(incident, found, ground.distrusted())

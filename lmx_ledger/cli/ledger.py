@@ -12,6 +12,7 @@ import msgspec
 import typer
 from rich.table import Table
 
+from lmx_ledger.cli.bundle import prove
 from lmx_ledger.cli.connection import Connection, Failure, home_folder
 from lmx_ledger.cli.display import note, on_terminal, print_json, terminal
 from lmx_ledger.cli.options import ApiKey, AsJson, ConfigFile, Home, Url
@@ -46,11 +47,23 @@ def _file(home: Path | None, url: str | None, api_key: str | None) -> Path:
 
 
 @group.command("verify", epilog=EXAMPLE)
-def verify(home: Home = None, as_json: AsJson = False, url: Url = None, api_key: ApiKey = None) -> None:
+def verify(
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="FILE", help="Whether that bundle of an incident is what this ledger gives."),
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
     """Hold every event against the chain, the sealed segments and the signed heads; name the first that is wrong."""
     from lmx_ledger.ledger.audit import GRACE, audit  # noqa: PLC0415 - a tenth of a second that help does without
 
     file = _file(home, url, api_key)
+    if bundle is not None:
+        prove(bundle, file, as_json=as_json)
+        return
     found = audit(file)
     if as_json:
         print_json(found.public())

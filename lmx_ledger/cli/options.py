@@ -1,5 +1,6 @@
 """The options that commands share, each written once."""
 
+import enum
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
@@ -41,6 +42,24 @@ Port: TypeAlias = Annotated[
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 AsJsonLines: TypeAlias = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout; with -f one object per line.")
+]
+
+
+class Form(enum.StrEnum):
+    """Of a report."""
+
+    MD = "md"
+    HTML = "html"
+    JSON = "json"
+
+
+FormOption: TypeAlias = Annotated[
+    Form | None, typer.Option("--format", help="md, html (one file, offline) or json.", show_default="md")
+]
+Out: TypeAlias = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there.")]
+Into: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--into", metavar="FOLDER", help="Write all three forms there, and an index of its reports."),
 ]
 
 

@@ -1,18 +1,17 @@
 """`lmx replay`: what would have been decided under other rules, and what would have followed, as an estimate."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
+from lmx_ledger.cli.bundle import known_to, named
 from lmx_ledger.cli.connection import Connection, Failure, NoDaemon
 from lmx_ledger.cli.display import on_terminal, print_json
 from lmx_ledger.cli.events import moment
 from lmx_ledger.cli.options import ApiKey, AsJson, Home, Url
+from lmx_ledger.cli.source import Ground, bundle_named, opened, opened_bundle
 from lmx_ledger.core.clock import utc_us
-
-if TYPE_CHECKING:
-    from lmx_ledger.incident.replayed import Asked
 
 EXAMPLE: Final = "Example: lmx replay last --sweep memory.limit=8GB..24GB/5"
 
@@ -26,7 +25,9 @@ def replay(
     about: Annotated[
         str | None,
         typer.Argument(
-            metavar="[INCIDENT]", help="Its time: an id, the beginning of one, or `last`.", show_default=False
+            metavar="[INCIDENT|FILE]",
+            help="An incident's time: its id, the beginning of one, `last`, or a bundle of it.",
+            show_default=False,
         ),
     ] = None,
     since: Annotated[
@@ -67,11 +68,16 @@ def replay(
     order = {"incident": about, "since": since, "until": until, "set": wanted, "sweep": sweep}
     # Read here, too: what is no time is an error of usage, whoever answers.
     span = (moment(since or _HOUR, "--since") or 0, moment(until, "--until") or utc_us())
-    try:
-        body = {name: value for name, value in order.items() if value is not None}
-        found = connection.post("/lmx/replay", body, patience_s=_PATIENCE_S)
-    except NoDaemon:
-        found = _offline(connection, home, about, span, wanted, sweep)
+    if about is not None and (file := bundle_named(about)) is not None:
+        with opened_bundle(file) as ground:
+            found = _offline(ground, None, span, wanted, sweep)
+    else:
+        try:
+            body = {name: value for name, value in order.items() if value is not None}
+            found = connection.post("/lmx/replay", body, patience_s=_PATIENCE_S)
+        except NoDaemon:
+            with opened(connection, home) as ground:
+                found = _offline(ground, about, span, wanted, sweep)
     if out is not None:
         _write(out, found)
     elif as_json:
@@ -89,39 +95,22 @@ def _pair(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _offline(
-    connection: Connection,
-    home: Path | None,
-    about: str | None,
-    span: tuple[int, int],
-    given: dict[str, str],
-    sweep: str | None,
-) -> dict[str, Any]:
-    from lmx_ledger.cli.incidents import offline  # noqa: PLC0415 - HTTP does without pydantic and SQLAlchemy
-    from lmx_ledger.incident.replaying import answer  # noqa: PLC0415
+def _offline(ground: Ground, about: str | None, span: tuple[int, int], given: dict[str, str], sweep: str | None) -> Any:
+    """Of the ledger, whole: of that time, or of an incident's; of a bundle its own."""
+    from lmx_ledger.incident.replaying import answer  # noqa: PLC0415 - HTTP does without pydantic and SQLAlchemy
     from lmx_ledger.incident.rules import BadRule  # noqa: PLC0415
-
-    def ask(file: Path, reader: Any, known: list[Any]) -> dict[str, Any]:
-        ledger, since_us, until_us = _source(file, reader, known, about, span)
-        return answer(ledger, since_us, until_us, given, sweep).public()
-
-    try:
-        found: dict[str, Any] = offline(connection, home, ask)
-    except BadRule as error:
-        raise typer.BadParameter(str(error), param_hint="--set" if sweep is None else "--sweep") from None
-    return found
-
-
-def _source(
-    file: Path, reader: Any, known: list[Any], about: str | None, span: tuple[int, int]
-) -> "tuple[Asked, int, int]":
-    """What is read, and from when to when: the ledger, whole, and the time of an incident where one is named."""
-    from lmx_ledger.cli.incidents import named  # noqa: PLC0415
     from lmx_ledger.incident.timeline import bounds  # noqa: PLC0415
     from lmx_ledger.ledger.history import Whole  # noqa: PLC0415
 
-    since_us, until_us = span if about is None else bounds(named(known, about), utc_us())
-    return Whole(file, reader), since_us, until_us
+    since_us, until_us = span
+    if ground.bundle is not None:
+        since_us, until_us = ground.bundle.manifest.since_us, ground.bundle.manifest.until_us
+    elif about is not None:
+        since_us, until_us = bounds(named(known_to(ground), about), utc_us())
+    try:
+        return answer(Whole(ground.file, ground.reader), since_us, until_us, given, sweep).public()
+    except BadRule as error:
+        raise typer.BadParameter(str(error), param_hint="--set" if sweep is None else "--sweep") from None
 
 
 def _write(out: Path, found: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from lmx_ledger.cli.display import SEVERITY_STYLE, harmless, note, on_terminal, 
 from lmx_ledger.cli.events import Follow, Since, default_count, moment, severity_of
 from lmx_ledger.cli.models import show_models
 from lmx_ledger.cli.options import ApiKey, AsJson, AsJsonLines, Home, Port, Url, url_of
-from lmx_ledger.cli.source import follow, ledger_file, newest, note_file, open_source
+from lmx_ledger.cli.source import follow, newest, open_source, opened
 from lmx_ledger.core.clock import rfc3339, utc_us
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.units import show_bytes, show_duration
@@ -84,18 +84,14 @@ def _from_file(connection: Connection, home: Path | None, at_us: int, port: int 
     """
     from lmx_ledger.ledger.history import History  # noqa: PLC0415 - with the ledger's room comes SQLAlchemy
     from lmx_ledger.ledger.projection import FILE  # noqa: PLC0415
-    from lmx_ledger.ledger.query import Reader  # noqa: PLC0415
     from lmx_ledger.serving.status import NothingThen, public, status_at  # noqa: PLC0415
 
-    file = ledger_file(connection, home)
-    reader = Reader.open(file)
-    note_file(connection, file)
-    try:
-        return public(status_at(History(file, reader), file.with_name(FILE), at_us, utc_us()), port)
-    except NothingThen as nothing:
-        raise Failure(str(nothing)) from None
-    finally:
-        reader.close()
+    with opened(connection, home) as ground:
+        history = History(ground.file, ground.reader)
+        try:
+            return public(status_at(history, ground.file.with_name(FILE), at_us, utc_us()), port)
+        except NothingThen as nothing:
+            raise Failure(str(nothing)) from None
 
 
 def _facts_then(found: dict[str, Any]) -> list[tuple[str, Text]]:

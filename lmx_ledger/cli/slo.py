@@ -12,7 +12,7 @@ from rich.text import Text
 from lmx_ledger.cli.connection import Connection, NoDaemon, home_folder
 from lmx_ledger.cli.display import harmless, note, on_terminal, print_json, terminal
 from lmx_ledger.cli.options import ApiKey, AsJson, ConfigFile, Home, Url
-from lmx_ledger.cli.source import ledger_file, note_file
+from lmx_ledger.cli.source import opened
 from lmx_ledger.core.clock import parse_rfc3339, utc_us
 from lmx_ledger.core.units import parse_duration, show_duration
 
@@ -59,20 +59,15 @@ def _offline(connection: Connection, home: Path | None, config: Path | None) -> 
     from lmx_ledger.core.config import load_config  # noqa: PLC0415 - HTTP does without pydantic and SQLAlchemy
     from lmx_ledger.ledger.history import History  # noqa: PLC0415
     from lmx_ledger.ledger.projection import FILE  # noqa: PLC0415
-    from lmx_ledger.ledger.query import Reader  # noqa: PLC0415
     from lmx_ledger.slo.objective import objectives_of  # noqa: PLC0415
     from lmx_ledger.slo.offline import offline  # noqa: PLC0415
     from lmx_ledger.slo.report import public  # noqa: PLC0415
 
-    file = ledger_file(connection, home)
     own = home_folder(home) / "config.toml"
     objectives = objectives_of(load_config(config or (own if own.is_file() else None)).slo)
-    reader = Reader.open(file)
-    note_file(connection, file)
-    try:
-        return public(offline(History(file, reader), file.with_name(FILE), objectives, utc_us()))
-    finally:
-        reader.close()
+    with opened(connection, home) as ground:
+        history = History(ground.file, ground.reader)
+        return public(offline(history, ground.file.with_name(FILE), objectives, utc_us()))
 
 
 def _plain(row: dict[str, Any]) -> list[str]:

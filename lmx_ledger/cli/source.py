@@ -1,16 +1,22 @@
 """Where events are read: from a daemon over HTTP, or from the ledger file where none answers; and how to follow."""
 
+import re
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lmx_ledger.cli.connection import Connection, Failure, NoDaemon, home_folder
-from lmx_ledger.cli.display import note
-from lmx_ledger.core.clock import rfc3339
+from lmx_ledger.cli.display import harmless, note
+from lmx_ledger.core.clock import rfc3339, utc_us
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.ledger.filter import EventFilter
+
+if TYPE_CHECKING:
+    from lmx_ledger.incident.bundle.opened import Opened
+    from lmx_ledger.ledger.query import Reader
 
 _PAGE: Final = 1000
 _POLL_S: Final = 0.3
@@ -84,6 +90,88 @@ class FileSource:
     def head(self) -> int:
         """The newest seq."""
         return self._reader.head()
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What is read where no daemon answers: a ledger's `file`, or the temporary one of a bundle."""
+
+    file: Path
+    reader: "Reader"
+    bundle: "Opened | None" = None
+
+    @property
+    def now_us(self) -> int:
+        """Up to when it tells: now, or the end of the bundle's time."""
+        return utc_us() if self.bundle is None else self.bundle.manifest.until_us
+
+    def distrusted(self) -> str | None:
+        """Why it is not to be relied on, if it is not: the whole ledger is looked at, of a bundle what it says of that.
+
+        Raises:
+            StartupError: it cannot be read.
+        """
+        from lmx_ledger.incident.account import distrust  # noqa: PLC0415
+
+        if self.bundle is None:
+            return distrust(self.reader, walk=True)
+        broken = self.bundle.manifest.broken_from
+        return None if broken is None else f"the one behind this bundle is not as it was written from event {broken} on"
+
+
+@contextmanager
+def opened(connection: Connection, home: Path | None) -> "Iterator[Ground]":
+    """The ledger file, read-only, because no daemon answers; a note says so.
+
+    Raises:
+        NoDaemon: there is none either.
+        StartupError: it is no ledger.
+    """
+    from lmx_ledger.ledger.query import Reader  # noqa: PLC0415 - HTTP does without SQLAlchemy
+
+    file = ledger_file(connection, home)
+    reader = Reader.open(file)
+    note_file(connection, file)
+    try:
+        yield Ground(file, reader)
+    finally:
+        reader.close()
+
+
+@contextmanager
+def opened_bundle(file: Path) -> "Iterator[Ground]":
+    """A bundle, verified; a note says what it is.
+
+    Raises:
+        StartupError: it is none, or not as it was written.
+        Failure: it holds what this program cannot make anything of.
+    """
+    from lmx_ledger.incident.bundle.opened import open_bundle  # noqa: PLC0415 - as above
+
+    with open_bundle(file) as bundle:
+        manifest = bundle.manifest
+        cut = "; it has only the first of the incident's events" if manifest.cut else ""
+        note(harmless(f"{file} verifies: {bundle.incident.id}, redacted, up to {manifest.until}{cut}"))
+        try:
+            yield Ground(bundle.ledger, bundle.reader, bundle)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            # Its seal is right, so nobody altered it: somebody made it so.
+            raise Failure(harmless(f"{file} holds what this lmx cannot read ({error!r}); is it as new?")) from None
+
+
+def bundle_named(name: str) -> Path | None:
+    """The file, where an incident is named by one: a bundle. What reads like an incident's id, or `last`, is that.
+
+    `./NAME` is a file in any case, and so is what has a dot or a folder in it.
+    """
+    if name == "last" or _INCIDENT.fullmatch(name):
+        return None
+    file = Path(name)
+    return file if file.exists() or _OF_FILE.search(name) else None
+
+
+_INCIDENT: Final = re.compile(r"(inc_)?[0-9A-HJKMNP-TV-Z]{1,26}", re.ASCII | re.IGNORECASE)
+_OF_FILE: Final = re.compile(r"[./\\]")
 
 
 def open_source(connection: Connection, home: Path | None) -> Source:

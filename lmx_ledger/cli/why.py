@@ -1,7 +1,9 @@
 """`lmx why`: where each millisecond of a request went, and which events made it so; with and without a daemon."""
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
 
 import typer
@@ -13,9 +15,13 @@ from lmx_ledger.cli.connection import Connection, Failure, NoDaemon
 from lmx_ledger.cli.display import harmless, note, print_json, terminal
 from lmx_ledger.cli.events import moment
 from lmx_ledger.cli.options import ApiKey, AsJson, Home, Url
-from lmx_ledger.cli.source import ledger_file, note_file
+from lmx_ledger.cli.source import Ground, opened, opened_bundle
 from lmx_ledger.core.clock import parse_rfc3339, rfc3339
 from lmx_ledger.core.units import show_bytes, show_duration
+
+if TYPE_CHECKING:
+    from lmx_ledger.core.events import Recorded
+    from lmx_ledger.incident.bundle.form import Manifest
 
 EXAMPLE: Final = "Example: lmx why --last"
 
@@ -46,6 +52,10 @@ def why(
         ),
     ] = None,
     by: Annotated[str, typer.Option("--by", metavar="WHAT", help="With --slowest: wall, or ttft.")] = "wall",
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="FILE", help="Ask that bundle of an incident, not a daemon or a ledger."),
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
     url: Url = None,
@@ -58,21 +68,28 @@ def why(
         raise typer.BadParameter("it goes with --slowest and --costs", param_hint="--since")
     if by not in {"wall", "ttft"}:
         raise typer.BadParameter("wall or ttft", param_hint="--by")
+    if bundle is not None and costs:
+        raise typer.BadParameter("a bundle has the time of one incident only", param_hint="--costs")
     kind = "costs" if costs else "slowest" if slowest is not None else "one"
     from_us = moment(since or _SINCE[kind], "--since") if kind in _SINCE else None
-    connection = Connection(url, api_key)
-    try:
-        answer = _from_daemon(connection, request, slowest, by, from_us, costs=costs)
-    except NoDaemon:
-        answer = _offline(connection, home, request, slowest, by, from_us, costs=costs)
+    if bundle is not None:
+        with opened_bundle(bundle) as ground:
+            answer = _explained(ground, request, slowest, by, from_us if since else None)
+    else:
+        connection = Connection(url, api_key)
+        try:
+            answer = _from_daemon(connection, request, slowest, by, from_us, costs=costs)
+        except NoDaemon:
+            with opened(connection, home) as ground:
+                answer = _costs(ground, from_us) if costs else _explained(ground, request, slowest, by, from_us)
     if as_json:
         print_json(answer)
     elif costs:
         _show_costs(answer)
     elif slowest is not None:
-        _show_slowest(answer["slowest"], by)
+        _show_slowest(answer["slowest"], by, bundle)
     else:
-        _show(answer)
+        _show(answer, bundle)
 
 
 def _from_daemon(
@@ -88,43 +105,44 @@ def _from_daemon(
     return connection.get(f"/lmx/why/{quote(request, safe='')}")
 
 
-def _offline(
-    connection: Connection,
-    home: Path | None,
-    request: str | None,
-    count: int | None,
-    by: str,
-    since_us: int | None,
-    *,
-    costs: bool,
-) -> dict[str, Any]:
+def _costs(ground: Ground, since_us: int | None) -> dict[str, Any]:
+    from lmx_ledger.incident import costs as dear  # noqa: PLC0415 - HTTP does without
+
+    told = dear.costs(dear.events_since(ground.reader, since_us))
+    return {"since": rfc3339(max(since_us or 0, 0)), **told}
+
+
+def _explained(ground: Ground, request: str | None, count: int | None, by: str, since_us: int | None) -> dict[str, Any]:
     import psutil  # noqa: PLC0415 - HTTP does without all of these
 
-    from lmx_ledger.incident import costs as dear  # noqa: PLC0415
     from lmx_ledger.incident.evidence import gather  # noqa: PLC0415
     from lmx_ledger.incident.slowest import last_ended, slowest  # noqa: PLC0415
     from lmx_ledger.incident.why import why as explain  # noqa: PLC0415
-    from lmx_ledger.ledger.query import Reader  # noqa: PLC0415
 
-    file = ledger_file(connection, home)
-    reader = Reader.open(file)
-    note_file(connection, file)
-    try:
-        if costs:
-            told = dear.costs(dear.events_since(reader, since_us))
-            return {"since": rfc3339(max(since_us or 0, 0)), **told}
-        zone = _here()
-        if count is not None:
-            return {"slowest": slowest(reader, count, since_us, by, psutil.pid_exists, zone), "by": by}
-        wanted = request if request is not None else last_ended(reader)
-        if wanted is None:
-            raise Failure("no request has ended yet; ask something, and look again")
-        evidence = gather(reader, wanted, psutil.pid_exists)
-        if evidence is None:
-            raise Failure(_unknown(reader, wanted))
-        return explain(evidence, zone).public()
-    finally:
-        reader.close()
+    # Of a bundle's runs nothing is known but what is in it: what has no end there was going on then.
+    is_alive = psutil.pid_exists if ground.bundle is None else _always
+    zone = _here()
+    if count is not None:
+        return {"slowest": slowest(ground.reader, count, since_us, by, is_alive, zone), "by": by}
+    wanted = request if request is not None else last_ended(ground.reader)
+    if wanted is None:
+        raise Failure("no request has ended yet; ask something, and look again")
+    evidence = gather(ground.reader, wanted, is_alive)
+    if evidence is None:
+        raise Failure(_unknown(ground, wanted))
+    answer = explain(evidence, zone).public()
+    if ground.bundle is not None and not _is_inside(ground.bundle.manifest, evidence.own):
+        said = "it began before the bundle's time, or ended behind it: of what happened around it not all is here"
+        answer["notes"].insert(0, {"seq": evidence.own[0].seq, "text": said})
+    return answer
+
+
+def _is_inside(manifest: "Manifest", events: "Sequence[Recorded]") -> bool:
+    return manifest.since_us <= events[0].time_us and events[-1].time_us < manifest.until_us
+
+
+def _always(_: int) -> bool:
+    return True
 
 
 def _here() -> Any:
@@ -133,18 +151,21 @@ def _here() -> Any:
     return datetime.now().astimezone().tzinfo
 
 
-def _unknown(reader: Any, wanted: str) -> str:
+def _unknown(ground: Ground, wanted: str) -> str:
     from lmx_ledger.ledger.filter import EventFilter  # noqa: PLC0415
 
-    first = next((event.seq for event in reader.events(EventFilter(limit=1))), 1)
+    named = harmless(wanted[:100])
+    if ground.bundle is not None:
+        return f"there is no request {named!r} in this bundle; some that are: lmx why --slowest 10 --bundle FILE"
+    first = next((event.seq for event in ground.reader.events(EventFilter(limit=1))), 1)
     sealed = f"; events up to {first - 1:,} are sealed, and lmx ledger export has them" if first > 1 else ""
-    return f"there is no request {harmless(wanted[:100])!r} in the ledger{sealed}; some that are: lmx why --slowest 10"
+    return f"there is no request {named!r} in the ledger{sealed}; some that are: lmx why --slowest 10"
 
 
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
-def _show(answer: dict[str, Any]) -> None:
+def _show(answer: dict[str, Any], bundle: Path | None) -> None:
     console = terminal()
     for one in answer["notes"]:
         said = Text(f"! {harmless(one['text'])}", style="yellow").append(f"  [{one['seq']}]", style="dim")
@@ -172,12 +193,13 @@ def _show(answer: dict[str, Any]) -> None:
             reason = Text(harmless(one["text"])).append(f"  [{one['seq']}]", style="dim")
             _indented(console, reason, 4)
     console.print()
-    console.print(Text("[n] is an event: lmx events --request ID, or /lmx/events/n", style="dim"))
+    where = "of the bundle" if bundle is not None else "lmx events --request ID, or /lmx/events/n"
+    console.print(Text(f"[n] is an event: {where}", style="dim"))
 
 
-def _show_slowest(rows: list[dict[str, Any]], by: str) -> None:
+def _show_slowest(rows: list[dict[str, Any]], by: str, bundle: Path | None) -> None:
     if not rows:
-        note("no request ended in that time; look further back with --since 7d")
+        note("no request ended in that time" + ("" if bundle else "; look further back with --since 7d"))
         return
     console = terminal()
     for row in rows:
@@ -192,7 +214,8 @@ def _show_slowest(rows: list[dict[str, Any]], by: str) -> None:
         told.append(harmless(row["reason"]), style="not bold default")
         _indented(console, told, 11)
     console.print()
-    console.print(Text(f"All of one: lmx why {rows[0]['request']}", style="dim"))
+    of_bundle = f" --bundle {shlex.quote(harmless(str(bundle)))}" if bundle is not None else ""
+    console.print(Text(f"All of one: lmx why {rows[0]['request']}{of_bundle}", style="dim"), soft_wrap=True)
 
 
 def _show_costs(answer: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from lmx_ledger.daemon.standby import Standby
 from lmx_ledger.daemon.supervisor import ModelKeeper, Supervisor
 from lmx_ledger.daemon.terminal import warn
 from lmx_ledger.daemon.watch import MemoryWatch
+from lmx_ledger.daemon.weekly import Weekly
 from lmx_ledger.guard import thermal
 from lmx_ledger.guard.memory import Policy
 from lmx_ledger.ledger.query import Reader
@@ -101,7 +102,8 @@ class Parts:
             settings=settings,
         )
         self.incidents = Incidents(ledger, reader, settings, warn)
-        self.reports = Reports(self.incidents, reader, settings, ledger.path, warn)
+        self.reports = Reports(self.incidents, settings, ledger.path, warn)
+        self.weekly = Weekly(ledger.path, reader, lambda: settings.now.reports, warn)
         self.metrics = Metrics(
             Sources(
                 serving=self.serving,
@@ -123,6 +125,7 @@ class Parts:
             self.heat.run,
             self.guard.run,
             self.incidents.run,
+            self.weekly.run,
             self.residency.unload_unused_for_ever,
         ]
 

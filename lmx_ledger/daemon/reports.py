@@ -7,18 +7,18 @@ from datetime import UTC
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from lmx_ledger.core import events as ev
 from lmx_ledger.core.clock import elapsed_ms, mono_ns, utc_us
-from lmx_ledger.core.config import Config
 from lmx_ledger.core.settings import Settings
 from lmx_ledger.daemon.incidents import Incidents
 from lmx_ledger.incident.state import Incident
-from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.store import LedgerError
-from lmx_ledger.report.from_ledger import postmortem
-from lmx_ledger.report.write import NotWritten, write
+from lmx_ledger.report.apart import LOWEST
+from lmx_ledger.report.postmortem_apart import postmortem_apart
+from lmx_ledger.report.write import NotWritten, read_json, write
 
 _EVERY_S: Final = 2.0
 _FIRST_WAIT_S: Final = 60.0
@@ -38,7 +38,6 @@ class Reports:
     def __init__(
         self,
         incidents: Incidents,
-        reader: Reader,
         settings: Settings,
         ledger: Path,
         notice: Callable[[str], None] = lambda _: None,
@@ -49,7 +48,7 @@ class Reports:
 
         What could not be written is tried again after `first_wait_s`, then after twice that, up to an hour.
         """
-        self._incidents, self._reader, self._settings, self._ledger = incidents, reader, settings, ledger
+        self._incidents, self._settings, self._ledger = incidents, settings, ledger
         self._notice = notice
         self._first_wait_s = first_wait_s
         self._failed: dict[str, _Failed] = {}
@@ -74,8 +73,8 @@ class Reports:
             if failed is not None and elapsed_ms(failed.at_ns) < failed.wait_s * 1e3:
                 continue
             try:
-                done = await asyncio.to_thread(self._write, incident, self._settings.now)
-            except (NotWritten, LedgerError) as error:
+                done = await self._write(incident)
+            except (NotWritten, LedgerError, msgspec.DecodeError) as error:
                 self._cannot(incident, str(error))
             except Exception:  # noqa: BLE001 - a fault of ours in one report must not keep the others from being written
                 self._cannot(incident, traceback.format_exc())
@@ -83,10 +82,11 @@ class Reports:
                 self._can(incident)
                 await self._incidents.reported(incident, done)
 
-    def _write(self, incident: Incident, config: Config) -> ev.IncidentReportWritten:
-        began, folder = mono_ns(), config.reports
-        document = postmortem(self._ledger, self._reader, incident, utc_us())
-        written = write(folder, incident.id, document)
+    async def _write(self, incident: Incident) -> ev.IncidentReportWritten:
+        began, folder = mono_ns(), self._settings.now.reports
+        body = await postmortem_apart(self._ledger, incident.id, utc_us(), "json", nice=LOWEST)
+        document = await asyncio.to_thread(read_json, body)
+        written = await asyncio.to_thread(write, folder, incident.id, document)
         return ev.IncidentReportWritten(
             folder=str(folder),
             files=[file.name for file in written],

@@ -20,7 +20,7 @@ _BEFORE: Final = 50_000
 """Where the beginning is sealed away, so many events before the first symptom are looked at."""
 _ALL: Final = ("*",)
 _SLOW: Final = 3.0
-_WALKED: Final = 100_000
+WALKED: Final = 100_000
 """A chain of so many events is walked in well under a second."""
 
 
@@ -57,7 +57,7 @@ def window(ledger: Path, reader: Reader, incident: Incident, now_us: int) -> Win
     """
     since_us, until_us = bounds(incident, now_us)
     first = reader.events(EventFilter(limit=1))
-    if first and first[0].time_us > since_us and first[0].seq > 1:
+    if first and first[0].time_us > since_us and History(ledger, reader).sealed_through():
         return _from_segments(ledger, reader, incident, since_us, until_us)
     found: list[Recorded] = []
     after = 0
@@ -179,7 +179,7 @@ def distrust(reader: Reader, *, walk: bool) -> str | None:
     Raises:
         LedgerError: it cannot be read.
     """
-    if walk and reader.head() <= _WALKED:
+    if walk and reader.head() <= WALKED:
         verdict = reader.verify()
         return None if verdict.ok else f"it is not as it was written from event {verdict.bad_seq} on: {verdict.reason}"
     last = reader.events(EventFilter(types=("ledger.verified",), order="desc", limit=1))

@@ -20,7 +20,7 @@ class IncidentsFold:
     """See `ledger.fold.Fold`."""
 
     name: Final = "incidents"
-    version: Final = 3
+    version: Final = 4
     types: Final = ("incident.*", *BEGINS, *ENDS, *CHAIN)
     state: Final[Any] = State
 

@@ -190,10 +190,10 @@ def _told(event: Recorded) -> tuple[str, str, str, Severity, str] | None:
         case "model.load_failed":
             title = f"{model} cannot be loaded: {data['error']}"
             return LOAD, f"{LOAD} {model} {boot}", f"{LOAD} {model}", Severity.ERROR, title
-        case "ledger.dropped":
-            lost = data["lost"]
-            title = f"{lost:,} events are lost" if lost else f"{data['late']:,} events came late to the ledger"
-            return LOST, f"{LOST} {boot}", LOST, Severity.ERROR if lost else Severity.WARNING, title
+        # What only came late is whole: a disk that was busy for a moment is no incident.
+        case "ledger.dropped" if lost := data["lost"]:
+            title = "One event is lost" if lost == 1 else f"{lost:,} events are lost"
+            return LOST, f"{LOST} {boot}", LOST, Severity.ERROR, title
         case "ledger.verified" if not data["ok"]:
             title = f"The ledger is not as it was written from event {data['bad_seq']} on"
             return ALTERED, ALTERED, ALTERED, Severity.CRITICAL, title

@@ -174,16 +174,25 @@ class Appender:
                     head,
                 )
             )
-        connection.executemany("INSERT INTO name (id, text) VALUES (?, ?)", names.new())
-        connection.executemany(_INSERT, rows)
-        connection.executemany(_SPAN, _spans(rows))
-        connection.executemany(_SPAN_MODEL, {(row[9], row[0] // BLOCK) for row in rows if row[9] is not None})
-        connection.execute("UPDATE head SET seq = ?", (seq,))
+        store(connection, names, rows)
         self._tried = seq, head
         connection.execute("COMMIT")
         self._tried = None
         names.committed()
         return seq, head
+
+
+def store(connection: sqlite3.Connection, names: "Names", rows: Sequence[tuple[Any, ...]]) -> None:
+    """Rows of `COLUMNS`, by ascending seq, with what goes with them: new names, spans, the head. The caller commits.
+
+    Raises:
+        sqlite3.Error, OverflowError: a row cannot be stored; the transaction is to be given up.
+    """
+    connection.executemany("INSERT INTO name (id, text) VALUES (?, ?)", names.new())
+    connection.executemany(_INSERT, rows)
+    connection.executemany(_SPAN, _spans(rows))
+    connection.executemany(_SPAN_MODEL, {(row[9], row[0] // BLOCK) for row in rows if row[9] is not None})
+    connection.execute("UPDATE head SET seq = ?", (rows[-1][0],))
 
 
 class Names(dict[str, int]):

@@ -68,8 +68,7 @@ def verify(connection: sqlite3.Connection) -> Verdict:
     seq, head = began_at = 0, GENESIS
     try:
         connection.execute("BEGIN")
-        sealed_row = connection.execute("SELECT last_seq, last_hash FROM segment ORDER BY first_seq DESC LIMIT 1")
-        seq, head = began_at = sealed_row.fetchone() or (0, GENESIS)
+        seq, head = began_at = _behind_segments(connection)
         names = StoredNames(connection)
         spans = Spans(connection)
         cursor = connection.execute(f"{READ} WHERE seq > ? ORDER BY seq", (seq,))
@@ -114,10 +113,12 @@ def broken_in(connection: sqlite3.Connection, first: int, last: int) -> int | No
     factory, connection.text_factory = connection.text_factory, str
     try:
         names = StoredNames(connection)
+        begins_at = _behind_segments(connection)
+        first = max(first, begins_at[0] + 1)
         before = connection.execute("SELECT hash FROM event WHERE seq = ?", (first - 1,)).fetchone()
         head, seq = (before[0], first - 1) if before else (None, None)
-        if first == 1:
-            head, seq = GENESIS, 0
+        if first == begins_at[0] + 1:
+            seq, head = begins_at
         for row in connection.execute(f"{READ} WHERE seq BETWEEN ? AND ? ORDER BY seq", (first, last)):
             if head is not None:
                 try:
@@ -130,6 +131,12 @@ def broken_in(connection: sqlite3.Connection, first: int, last: int) -> int | No
     finally:
         connection.text_factory = factory
     return None
+
+
+def _behind_segments(connection: sqlite3.Connection) -> tuple[int, bytes]:
+    """The last event that is sealed away, and its hash; 0 and the genesis where none is."""
+    row = connection.execute("SELECT last_seq, last_hash FROM segment ORDER BY first_seq DESC LIMIT 1").fetchone()
+    return row or (0, GENESIS)
 
 
 class StoredNames(dict[int | None, str | None]):

@@ -10,6 +10,7 @@ _PAIRS: Final = [a + b for a in _CROCKFORD for b in _CROCKFORD]
 _TO_PYTHON: Final = str.maketrans(_CROCKFORD, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 _REQUEST: Final = re.compile(r"req_([0-7][0-9A-HJKMNP-TV-Z]{25})", re.ASCII)
 _RANDOM_BYTES: Final = 10
+_EVENT: Final = re.compile(r"evt_([0-7][0-9A-HJKMNP-TV-Z]{9})([0-9A-HJKMNP-TV-Z]{16})", re.ASCII)
 
 
 def event_id(time_us: int, digest: bytes) -> str:
@@ -21,6 +22,18 @@ def event_id(time_us: int, digest: bytes) -> str:
         f"{p[n >> 70]}{p[n >> 60 & 1023]}{p[n >> 50 & 1023]}{p[n >> 40 & 1023]}"
         f"{p[n >> 30 & 1023]}{p[n >> 20 & 1023]}{p[n >> 10 & 1023]}{p[n & 1023]}"
     )
+
+
+def digest_of(event: str) -> bytes:
+    """What `event_id` took of the hash: its first 10 bytes.
+
+    Raises:
+        ValueError: that is no event's id.
+    """
+    found = _EVENT.fullmatch(event)
+    if found is None:
+        raise ValueError(f"{event[:40]!r} is no id of an event")
+    return int(found[2].translate(_TO_PYTHON), 32).to_bytes(_RANDOM_BYTES, "big")
 
 
 @lru_cache(maxsize=4096)

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from lmx_ledger.core.clock import elapsed_ms, mono_ns, utc_us
+from lmx_ledger.ledger.store import LedgerUnusable
 
 EVERY_EVENTS: Final = 10_000
 """At most so many events (and one group) are not covered by a signed head while a daemon runs."""
@@ -93,6 +94,26 @@ class Signer:
             self.error = None
         # After an error as well: it is tried again when the next one is due, not with every group.
         self._signed_seq, self._signed_ns = seq, mono_ns()
+
+
+def key_of(ledger: Path, *, make: bool = False) -> bytes:
+    """The ledger's key, 32 bytes. `make`: where nothing was signed yet, it is made, as the first signature would.
+
+    Raises:
+        LedgerUnusable: it is not there, is not for this user to read, or is no key; the message says what to do.
+    """
+    path = key_path(ledger)
+    try:
+        if make and not heads_path(ledger).exists():
+            return _key_of(ledger)
+        return _read_key(path)
+    except FileNotFoundError:
+        lost = heads_path(ledger).exists()
+        what = "put it back from a copy" if lost else "a daemon makes it within a minute of its first start"
+        raise LedgerUnusable(f"{path}: there is no such key; {what}") from None
+    except OSError as error:
+        why = error.strerror or error
+        raise LedgerUnusable(f"{path}: the key cannot be read ({why}); only the ledger's owner can do this") from None
 
 
 def seqs(ledger: Path) -> set[int]:
@@ -172,6 +193,10 @@ def _key_of(ledger: Path) -> bytes:
             pass
         finally:
             rough.unlink()
+    return _read_key(path)
+
+
+def _read_key(path: Path) -> bytes:
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
         raise OSError(f"{path} is no key: {len(key)} bytes instead of {_KEY_BYTES}")

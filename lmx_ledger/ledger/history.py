@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.core.ids import request_id_of
@@ -15,12 +16,14 @@ from lmx_ledger.ledger.query import Reader
 from lmx_ledger.ledger.segment import Segment, read, segments_of
 from lmx_ledger.ledger.store import connect_to_read
 
+_PAGE: Final = 5_000
+
 
 class History:
     """Answers as `Reader` does, but that a question for types reaches back into the segments.
 
-    Any other question is one of the database alone. Pages that follow each other cost one walk over the segments,
-    whatever their number.
+    Any other question is one of the database alone, but for `within`. Pages that follow each other cost one walk over
+    the segments, whatever their number.
     """
 
     def __init__(self, ledger: Path, reader: Reader) -> None:
@@ -43,7 +46,7 @@ class History:
         is_fold = bool(wanted.types) and wanted == EventFilter(
             types=wanted.types, after=wanted.after, limit=wanted.limit
         )
-        if not is_fold or after >= (sealed := self._sealed()):
+        if not is_fold or after >= (sealed := self.sealed_through()):
             return self._reader.events(wanted)
         at, walk = self._walks.pop(wanted.types, (-1, iter(())))
         if at != after:
@@ -54,7 +57,35 @@ class History:
             return found
         return found + self._reader.events(replace(wanted, after=sealed, limit=wanted.limit - len(found)))
 
-    def _sealed(self) -> int:
+    def within(self, types: tuple[str, ...], since_us: int, until_us: int, after: int = 0) -> Iterator[Recorded]:
+        """Events of those types and of that time (`until_us` is not in it), oldest first, sealed or not.
+
+        Those behind the seq `after`. A page of them at a time is in memory, and only segments of that time are opened.
+
+        Raises:
+            LedgerError: the ledger cannot be read, or a segment is not as it was sealed.
+        """
+        wanted = EventFilter(types=types, since_us=since_us, until_us=until_us, limit=_PAGE)
+        while True:
+            segments = self._segments()
+            if segments and segments[-1].last_seq > after:
+                yield from _sealed(self._ledger, segments, replace(wanted, after=after))
+                after = segments[-1].last_seq
+            page = self._reader.events(replace(wanted, after=after))
+            # What is sealed while the page is read is gone from the database, and may be missing in it.
+            if self.sealed_through() > after:
+                continue
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after = page[-1].seq
+
+    def sealed_through(self) -> int:
+        """The last event that is in a segment and no longer in the database; 0 where there is none.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
         segments = self._segments()
         return segments[-1].last_seq if segments else 0
 

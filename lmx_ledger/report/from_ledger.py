@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from pydantic import ValidationError
 
 from lmx_ledger.core.slo_section import SloSection
 from lmx_ledger.incident import account, rank, state, timeline
 from lmx_ledger.incident.announce import REHEARSED
+from lmx_ledger.incident.bundle.form import Manifest
+from lmx_ledger.incident.bundle.opened import Opened
 from lmx_ledger.incident.evidence import gather
+from lmx_ledger.incident.rules import course
 from lmx_ledger.incident.why import main_part, why
 from lmx_ledger.ledger import heads
 from lmx_ledger.ledger.audit import head_of
@@ -19,7 +23,17 @@ from lmx_ledger.ledger.query import Reader
 from lmx_ledger.report.assemble import assemble, slowest_in
 from lmx_ledger.report.html import html
 from lmx_ledger.report.markdown import markdown
-from lmx_ledger.report.model import Evidence, Hypothesis, Incident, Integrity, Postmortem, Promises, TimelineLine
+from lmx_ledger.report.model import (
+    VERIFY_BUNDLE,
+    Evidence,
+    Hypothesis,
+    Incident,
+    Integrity,
+    Postmortem,
+    Promises,
+    TimelineLine,
+)
+from lmx_ledger.report.text import NAME, plain
 from lmx_ledger.report.what_if import what_if
 from lmx_ledger.report.worst import Reason
 from lmx_ledger.report.write import json_of
@@ -36,8 +50,12 @@ _SHOWN_SEQS: Final = 5
 _RUNS: Final = 100_000
 
 
-def postmortem(ledger: Path, reader: Reader, incident: state.Incident, now_us: int) -> Postmortem:
+def postmortem(
+    ledger: Path, reader: Reader, incident: state.Incident, now_us: int, promises: Promises | None = None
+) -> Postmortem:
     """Of that incident as it stands. Of the same ledger it is the same, once the incident is over.
+
+    `promises` are the objectives, where the ledger does not have those that were in force then.
 
     Raises:
         LedgerError: the ledger cannot be read.
@@ -51,11 +69,45 @@ def postmortem(ledger: Path, reader: Reader, incident: state.Incident, now_us: i
         [_line(line) for line in account.lines(found, incident)],
         [_hypothesis(one) for one in guesses],
         found.events,
-        promises=_promises(Whole(ledger, reader), incident),
+        promises=promises or _promises(Whole(ledger, reader), incident),
         reasons=_reasons(reader, slowest_in(told, found.events)),
         what_if=what_if(Whole(ledger, reader), kinds, found.events, found.since_us, found.until_us),
         integrity=_integrity(ledger, found),
     )
+
+
+def postmortem_of_bundle(opened: Opened) -> Postmortem:
+    """The same from a bundle of it, by the objectives that it says were in force; the same on every machine.
+
+    Raises:
+        LedgerError: it cannot be read any more.
+    """
+    manifest = opened.manifest
+    promised = Promises(ttft_ms=manifest.objectives.ttft_s * 1e3, itl_ms=manifest.objectives.itl_s * 1e3)
+    document = postmortem(opened.ledger, opened.reader, opened.incident, manifest.until_us, promised)
+    found = document.integrity and msgspec.structs.replace(
+        document.integrity,
+        head_seq=manifest.head_seq,
+        head_hash=plain(manifest.head_hash, NAME),
+        signed_seq=manifest.signed_seq,
+        verify=VERIFY_BUNDLE,
+        bundle=True,
+    )
+    return msgspec.structs.replace(document, notes=[*_notes_on(manifest), *document.notes], integrity=found)
+
+
+def _notes_on(manifest: Manifest) -> list[str]:
+    notes = [
+        "This was written from a redacted bundle: names of sessions, clients and files are made up, free text is left"
+        f" out. It is as of event {manifest.head_seq} of its ledger."
+    ]
+    if manifest.broken_from is not None:
+        notes.insert(
+            0,
+            f"The ledger that the bundle was made from is not as it was written from event {manifest.broken_from} on:"
+            " what follows may be wrong.",
+        )
+    return notes
 
 
 def as_form(document: Postmortem, form: str) -> bytes:
@@ -69,9 +121,8 @@ def _promises(ledger: Whole, incident: state.Incident) -> Promises:
     """As the daemon had them that was running then."""
     until_us = max(incident.started_us, incident.detected_us) + 1
     loaded = ledger.events(EventFilter(types=("config.loaded",), until_us=until_us, limit=_RUNS))
-    promised = loaded[-1].data["changed"].get("slo", {}) if loaded else {}
     try:
-        slo = SloSection.model_validate(promised)
+        slo = course(loaded[-1:], {}).first.config.slo
     except ValidationError:
         # Of a later program, or with something left out of it.
         slo = SloSection()

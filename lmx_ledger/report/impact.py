@@ -35,9 +35,8 @@ def hit_by(requests: Sequence[Seen], promises: Promises) -> Hit:
     for seen in requests:
         models[seen.model or NO_MODEL].append(seen)
         sessions[seen.session or NO_SESSION].append(seen)
-    ranked = sorted(
-        ((_harm(of, promises), name, of) for name, of in sessions.items()), key=lambda one: (-one[0], one[1])
-    )
+    # Of those hit alike whoever came first, not by name: a bundle has other names, and tells the same.
+    ranked = sorted(((_harm(of, promises), name, of) for name, of in sessions.items()), key=lambda one: -one[0])
     told = [one for one in ranked[:SESSIONS] if one[0]]
     rest = [seen for _, _, of in ranked[len(told) :] for seen in of]
     return Hit(

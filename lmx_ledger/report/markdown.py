@@ -7,7 +7,7 @@ from typing import Final
 from lmx_ledger.report.chart import BarChart, Chart, LaneChart, TimeChart
 from lmx_ledger.report.html import after, codes
 from lmx_ledger.report.model import Header, Impact, Postmortem
-from lmx_ledger.report.text import clock, figure, harmless, lasted, moment, plain
+from lmx_ledger.report.text import LONGEST_OF_OURS, clock, figure, harmless, lasted, moment, plain
 from lmx_ledger.report.ticks import DAY
 
 _MARKUP: Final = re.compile(r"([\\`*_{}\[\]<>#|~!&@$])")
@@ -19,7 +19,7 @@ _BLANK: Final = "_________"
 
 def escaped(text: str) -> str:
     """As text that means itself, wherever in a line it stands."""
-    text = _MARKUP.sub(r"\\\1", plain(text))
+    text = _MARKUP.sub(r"\\\1", plain(text, LONGEST_OF_OURS))
     # Bare addresses become links by themselves; a backslash before punctuation is not seen.
     text = _LINK.sub(lambda found: found.group(1).replace(":", r"\:").replace(".", r"\."), text)
     return _BLOCK.sub(lambda found: f"{found.group(1)}{found.group(2)[:-1]}\\{found.group(2)[-1]}", text)
@@ -33,7 +33,7 @@ def markdown(document: Postmortem) -> str:
         _questions(document),
         _impact(document),
         _objectives(document),
-        _figures(document.figures),
+        figures(document.figures),
         _worst(document),
         _timeline(document),
         _guard(document),
@@ -45,7 +45,8 @@ def markdown(document: Postmortem) -> str:
     return "\n".join(line for part in parts for line in part).rstrip() + "\n"
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table whose cells mean themselves."""
     yield f"| {' | '.join(columns)} |"
     yield f"|{' --- |' * len(columns)}"
     for row in rows:
@@ -62,7 +63,7 @@ def _head(document: Postmortem) -> Iterator[str]:
         yield ""
     yield f"Postmortem of incident {escaped(header.incident)}. All times are UTC."
     yield ""
-    yield from _table(("what", "value"), _facts(header))
+    yield from table(("what", "value"), _facts(header))
     for note in document.notes:
         yield f"> **Note.** {escaped(note)}"
         yield ""
@@ -114,7 +115,7 @@ def _impact(document: Postmortem) -> Iterator[str]:
         yield "No request came in that time."
         yield ""
         return
-    yield from _table(("model", *_COLUMNS), map(_row, [*document.by_model, document.total]))
+    yield from table(("model", *_COLUMNS), map(_row, [*document.by_model, document.total]))
     if not document.sessions:
         yield f"None of {document.sessions_in_all:,} sessions was affected."
         yield ""
@@ -125,7 +126,7 @@ def _impact(document: Postmortem) -> Iterator[str]:
     )
     yield ""
     others = [document.others] if document.others else []
-    yield from _table(("session", *_COLUMNS), map(_row, [*document.sessions, *others]))
+    yield from table(("session", *_COLUMNS), map(_row, [*document.sessions, *others]))
 
 
 def _objectives(document: Postmortem) -> Iterator[str]:
@@ -135,7 +136,7 @@ def _objectives(document: Postmortem) -> Iterator[str]:
         yield "No objective was judged in that time."
         yield ""
         return
-    yield from _table(
+    yield from table(
         ("objective", "model", "budget before", "after", "burned", "fastest burn", "alerts"),
         (
             (
@@ -152,7 +153,7 @@ def _objectives(document: Postmortem) -> Iterator[str]:
     )
 
 
-def _figures(charts: Sequence[Chart]) -> Iterator[str]:
+def figures(charts: Sequence[Chart]) -> Iterator[str]:
     """In words and numbers: the drawings are in the HTML."""
     yield "## Figures"
     yield ""
@@ -165,9 +166,9 @@ def _figures(charts: Sequence[Chart]) -> Iterator[str]:
             yield escaped(chart.empty)
             yield ""
         elif isinstance(chart, LaneChart):
-            yield from _table(("what", "states (UTC)"), _states(chart))
+            yield from table(("what", "states (UTC)"), _states(chart))
         else:
-            yield from _table(("line", "least", "highest", "when (UTC)", "at the end"), _extremes(chart))
+            yield from table(("line", "least", "highest", "when (UTC)", "at the end"), _extremes(chart))
 
 
 def _states(chart: LaneChart) -> Iterator[tuple[str, str]]:
@@ -199,7 +200,7 @@ def _worst(document: Postmortem) -> Iterator[str]:
         return
     yield "### The slowest requests"
     yield ""
-    yield from _table(
+    yield from table(
         ("request", "model", "session", "outcome", "whole", "first token", "mostly because", "events"),
         (
             (
@@ -228,7 +229,7 @@ def _timeline(document: Postmortem) -> Iterator[str]:
         )
         for one in document.timeline
     )
-    yield from _table(("UTC", "event", "severity", "what"), rows)
+    yield from table(("UTC", "event", "severity", "what"), rows)
     if document.timeline_left_out:
         yield f"{document.timeline_left_out:,} lines of low severity are left out."
         yield ""
@@ -243,7 +244,7 @@ def _guard(document: Postmortem) -> Iterator[str]:
         return
     yield "A figure that got better proves no cause."
     yield ""
-    yield from _table(
+    yield from table(
         ("UTC", "event", "act", "because of", "figure", "better?"),
         (
             (moment(one.time).removesuffix(" UTC"), str(one.seq), one.what, one.why, one.text, one.helped)
@@ -263,7 +264,7 @@ def _hypotheses(document: Postmortem) -> Iterator[str]:
     for number, one in enumerate(document.hypotheses, 1):
         yield f"{number}. **{escaped(one.title)}** (score {one.score:.2f}). {escaped(one.sentence)}"
         for line in one.evidence:
-            yield f"   - {escaped(line.text)}{_because(line.seqs[:8])}"
+            yield f"   - {escaped(line.text)}{because(line.seqs[:8])}"
     yield ""
 
 
@@ -277,7 +278,7 @@ def _what_if(document: Postmortem) -> Iterator[str]:
         " that time. What is behind \N{PLUS-MINUS SIGN} is how far that model is off under the settings that were."
     )
     yield ""
-    yield from _table(
+    yield from table(
         ("setting", "recorded", "replayed", "difference"),
         ((one.setting, one.recorded, one.replayed, one.difference) for one in document.what_if),
     )
@@ -289,14 +290,15 @@ def _actions(document: Postmortem) -> Iterator[str]:
     if not document.actions:
         yield "No rule has an action for this. The hypotheses and the timeline are what there is to go by."
     for one in document.actions:
-        yield f"- [ ] **{escaped(one.what)}** {escaped(one.why)}{_because(one.because)}"
+        yield f"- [ ] **{escaped(one.what)}** {escaped(one.why)}{because(one.because)}"
         if one.config:
             yield f"  Configuration: {escaped(one.config)}."
         yield f"  Owner: {escaped(one.owner or _BLANK)}"
     yield ""
 
 
-def _because(seqs: Sequence[int]) -> str:
+def because(seqs: Sequence[int]) -> str:
+    """Behind a sentence, the events that say so."""
     return f" (event{'s' if len(seqs) > 1 else ''} {', '.join(map(str, seqs))})" if seqs else ""
 
 
@@ -310,5 +312,6 @@ def _integrity(document: Postmortem) -> Iterator[str]:
     yield (
         f"Written from the ledger's events {found.first_seq} to {found.last_seq}. The newest event then was"
         f" {found.head_seq}, with hash {escaped(found.head_hash)}; heads were signed up to event {found.signed_seq}."
-        f" To hold the ledger against itself: {escaped(found.verify)}"
+        f" {'For its owner, to prove the bundle' if found.bundle else 'To hold the ledger against itself'}:"
+        f" {escaped(found.verify)}"
     )

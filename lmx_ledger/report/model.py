@@ -13,6 +13,7 @@ from lmx_ledger.report.chart import BarChart, LaneChart, TimeChart
 FORM: Final = 1
 """Of the JSON; fields are only ever added under one number."""
 VERIFY: Final = "lmx ledger verify"
+VERIFY_BUNDLE: Final = "lmx ledger verify --bundle FILE"
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +83,8 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
 class Integrity(msgspec.Struct, frozen=True, kw_only=True):
     """Which stretch of the ledger this was written from, and the newest event then: its seq and hash (hexadecimal).
 
-    `signed_seq` is the last seq under a signed head. `verify` is the command that holds the ledger against itself.
+    `signed_seq` is the last seq under a signed head. `verify` is the command that holds the ledger against itself, or,
+    where this was written from a redacted `bundle` of it, the one with which the ledger's owner proves that.
     """
 
     first_seq: int
@@ -91,6 +93,7 @@ class Integrity(msgspec.Struct, frozen=True, kw_only=True):
     head_hash: str
     signed_seq: int
     verify: str = VERIFY
+    bundle: bool = False
 
 
 class Promises(msgspec.Struct, frozen=True, kw_only=True):

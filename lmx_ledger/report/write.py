@@ -20,7 +20,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class NotWritten(Exception):
-    """A report could not be written, and no half of it is there; the message says why and what to do."""
+    """It could not be written, and no half of it is there; the message says why and what to do."""
 
 
 class Written(NamedTuple):
@@ -31,7 +31,7 @@ class Written(NamedTuple):
     html: Path
 
 
-def json_of(document: Postmortem) -> bytes:
+def json_of(document: msgspec.Struct) -> bytes:
     """The document as JSON, for people to read as well; the same document gives the same bytes."""
     encoded = msgspec.json.encode(harmless(document), order="deterministic")
     return msgspec.json.format(encoded, indent=2) + b"\n"
@@ -52,17 +52,22 @@ def write(folder: Path, name: str, document: Postmortem) -> Written:
     Raises:
         NotWritten: the folder cannot be made or written, the disk is full, or the name is none for a file.
     """
+    return put_report(folder, name, markdown=markdown(document), html=html(document), json=json_of(document))
+
+
+def put_report(folder: Path, name: str, *, markdown: str, html: str, json: bytes) -> Written:
+    """The three forms of a report, and the folder's index.
+
+    Raises:
+        NotWritten: as `write`.
+    """
     if not _NAME.fullmatch(name):
         raise NotWritten(f"{name[:80]!r} is no name for a report: letters, digits, '.', '_' and '-', 128 at most")
-    files = {
-        folder / f"{name}.md": markdown(document).encode(),
-        folder / f"{name}.html": html(document).encode(),
-        # Last: the index goes by it, so that what it shows has its other forms.
-        folder / f"{name}.json": json_of(document),
-    }
-    _put(folder, files)
+    written = Written(folder / f"{name}.json", folder / f"{name}.md", folder / f"{name}.html")
+    # JSON last: the index goes by it, so that what it shows has its other forms.
+    put(folder, {written.markdown: markdown.encode(), written.html: html.encode(), written.json: json})
     write_index(folder)
-    return Written(folder / f"{name}.json", folder / f"{name}.md", folder / f"{name}.html")
+    return written
 
 
 def write_index(folder: Path) -> Path:
@@ -72,15 +77,19 @@ def write_index(folder: Path) -> Path:
         NotWritten: as `write`.
     """
     try:
-        page = index_page(*entries_of(folder))
+        page = index_page(entries_of(folder))
     except OSError as error:
-        raise NotWritten(_why(folder, error)) from None
-    _put(folder, {folder / INDEX: page.encode()})
+        raise NotWritten(_why(folder, error, "report")) from None
+    put(folder, {folder / INDEX: page.encode()})
     return folder / INDEX
 
 
-def _put(folder: Path, files: dict[Path, bytes]) -> None:
-    """All of them beside their places first, so that a full disk leaves what was there before."""
+def put(folder: Path, files: dict[Path, bytes], what: str = "report") -> None:
+    """Write files into a folder, which is made: all of them or none, a full disk leaves what was there before.
+
+    Raises:
+        NotWritten: it cannot be made or written, or the disk is full; `what` is what was not written.
+    """
     parts: dict[Path, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +106,7 @@ def _put(folder: Path, files: dict[Path, bytes]) -> None:
     except OSError as error:
         for part in parts.values():
             part.unlink(missing_ok=True)
-        raise NotWritten(_why(folder, error)) from None
+        raise NotWritten(_why(folder, error, what)) from None
 
 
 def _sync(folder: Path) -> None:
@@ -109,7 +118,7 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _why(folder: Path, error: OSError) -> str:
+def _why(folder: Path, error: OSError, what: str) -> str:
     if error.errno in _FULL:
-        return f"the report was not written: the disk of {folder} is full; free some of it, or name another folder"
-    return f"the report was not written to {folder}: {error.strerror}; mend its permissions, or name another folder"
+        return f"the {what} was not written: the disk of {folder} is full; free some of it, or name another folder"
+    return f"the {what} was not written to {folder}: {error.strerror}; mend its permissions, or name another folder"

@@ -7,7 +7,7 @@ from lmx_ledger import __version__
 from lmx_ledger.core.config import Config
 from lmx_ledger.core.errors import NotFound
 from lmx_ledger.core.ids import new_request_id
-from lmx_ledger.server import drills, incidents, openai, operator, replay, residency, sessions, why
+from lmx_ledger.server import digest, drills, incidents, openai, operator, replay, residency, sessions, why
 from lmx_ledger.server.access import Access, Caller, Door
 from lmx_ledger.server.context import Context
 from lmx_ledger.server.errors import record_rejection, response_of, translate
@@ -93,6 +93,7 @@ def create_app(context: Context) -> Quart:
     app.register_blueprint(replay.blueprint(context))
     app.register_blueprint(why.blueprint(context))
     app.register_blueprint(incidents.blueprint(context))
+    app.register_blueprint(digest.blueprint(context))
     return app
 
 

@@ -15,7 +15,7 @@ from lmx_ledger.ledger import segment as sealing
 from lmx_ledger.ledger.segment import seal_through
 from tests.cli.parts import document, lmx, nowhere, screen
 from tests.conftest import RunningDaemon
-from tests.incident.parts import Replayed, load, observed, scenario
+from tests.incident.parts import Replayed, load, scenario
 
 SWEEP = ("--sweep", "memory.limit=80MB..240MB/5")
 
@@ -24,8 +24,8 @@ def storm_in(home: Path) -> Path:
     """The ledger of the paging storm, with the incident that it is."""
     home.mkdir(parents=True, exist_ok=True)
     events, _ = scenario("paging-storm")
-    run = Replayed().feed(observed(events)).tick(120)
-    load(home / "ledger.db", [*observed(events), *run.written])
+    run = Replayed().follow(events).tick(120)
+    load(home / "ledger.db", [*events, *run.written])
     return home
 
 

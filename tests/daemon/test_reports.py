@@ -32,8 +32,7 @@ class Watched:
     def another(self) -> tuple[Incidents, Reports]:
         """One more daemon's."""
         incidents = Incidents(self.home.ledger, self.home.reader, self.settings)
-        reader, path = self.home.reader, self.home.path
-        return incidents, Reports(incidents, reader, self.settings, path, self.notices.append, first_wait_s=0.3)
+        return incidents, Reports(incidents, self.settings, self.home.path, self.notices.append, first_wait_s=0.3)
 
     async def until_resolved(self, times: int = 1) -> None:
         while len(self.home.events("incident.resolved")) < times:

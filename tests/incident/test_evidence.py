@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lmx_ledger.bench.mixed import KINDS, figures_of, load, settings, told
+from lmx_ledger.bench.mixed import ENDS, KINDS, figures_of, load, settings, told
 from lmx_ledger.bench.model import Shape, write_bench_model
 from lmx_ledger.bench.servers import Daemon, running
 from tests.conftest import RunningDaemon
@@ -213,6 +213,10 @@ def test_the_parts_of_every_request_of_a_mixed_load_add_up(tmp_path: Path, chain
         ours.first_token_s()
         sent = asyncio.run(load(ours, list(models), 64, tools="chain"))
         found = told(ours, sent)
+        came = {event["request"] for event in ours.events("request.received")}
+        ended = {event["request"] for event in ours.events(*ENDS, "request.rejected")}
+    # Who hung up before a request could be read never came.
+    assert came - ended == set()
     untold, most, share = figures_of(found)
     assert len(found) > 50
     assert {one.kind for one in found} >= set(KINDS) - {"given up"}

@@ -209,6 +209,8 @@ def test_events_that_were_lost_are_told_of_once() -> None:
     run = Replayed().feed(story((0, ev.LedgerDropped(late=0, lost=3, reason="full")))).tick(61)
     assert run.types == ["opened", "mitigated", "resolved"]
     assert run.state.all()[0].title == "3 events are lost"
+    late = Replayed().feed(story((0, ev.LedgerDropped(late=7, lost=0, reason="late")))).tick(61)
+    assert late.types == []
 
 
 def test_a_clock_that_was_set_back_ends_nothing_and_delays_nothing() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from lmx_ledger.ledger import heads
 from lmx_ledger.ledger.heads import check, heads_path, key_path
+from lmx_ledger.ledger.store import LedgerUnusable
 from lmx_ledger.ledger.writer import Ledger
 from tests.ledger.parts import queued, verdict_of, write, writing
 
@@ -102,3 +103,32 @@ def test_a_head_that_cannot_be_signed_is_told_once_and_stops_nothing(
     (line,) = told
     assert "cannot be signed" in line
     assert "Is a directory" in line
+
+
+def test_the_key_is_to_be_had_and_made_only_where_nothing_was_signed(path: Path) -> None:
+    with pytest.raises(LedgerUnusable, match="a daemon makes it within a minute of its first start"):
+        heads.key_of(path)
+    made = heads.key_of(path, make=True)
+    assert heads.key_of(path) == heads.key_of(path, make=True) == made
+    assert len(made) == 32
+    assert stat.S_IMODE(key_path(path).stat().st_mode) == 0o600
+
+
+def test_a_key_that_was_lost_is_not_made_anew_because_that_would_deny_every_signed_head(path: Path) -> None:
+    write(path, queued(1))
+    key_path(path).unlink()
+    for make in (False, True):
+        with pytest.raises(LedgerUnusable, match="there is no such key; put it back from a copy"):
+            heads.key_of(path, make=make)
+    assert not key_path(path).exists()
+
+
+def test_a_key_that_is_none_or_not_for_us_is_said(path: Path) -> None:
+    write(path, queued(1))
+    key_path(path).write_bytes(b"short")
+    with pytest.raises(LedgerUnusable, match="is no key: 5 bytes instead of 32"):
+        heads.key_of(path)
+    key_path(path).unlink()
+    key_path(path).mkdir()
+    with pytest.raises(LedgerUnusable, match="the key cannot be read"):
+        heads.key_of(path)

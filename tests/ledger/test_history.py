@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lmx_ledger.bench.served import served_requests
 from lmx_ledger.core.events import Severity
+from lmx_ledger.ledger import history as history_module
 from lmx_ledger.ledger import segment as sealing
 from lmx_ledger.ledger.append import draft
 from lmx_ledger.ledger.file import LedgerFile
@@ -89,6 +90,47 @@ def test_a_question_that_is_no_fold_is_one_of_the_database(two: tuple[Reader, Hi
     assert first.seq == 4 * BLOCK
     (last,) = history.events(EventFilter(types=("request.*",), order="desc", limit=1))
     assert last.seq == COUNT
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    types=st.sampled_from([*TYPES, ("*",)]),
+    since=st.integers(-10, COUNT + 10),
+    count=st.integers(0, COUNT + 20),
+    after=st.integers(0, COUNT),
+)
+def test_a_stretch_of_time_is_the_same_sealed_or_not(
+    two: tuple[Reader, History], types: tuple[str, ...], since: int, count: int, after: int
+) -> None:
+    live, history = two
+    bounds = BEGIN_US + since, BEGIN_US + since + count
+    wanted = EventFilter(types=types, since_us=bounds[0], until_us=bounds[1], after=after, limit=COUNT)
+    assert list(history.within(types, *bounds, after)) == live.events(wanted)
+
+
+def test_what_is_sealed_while_a_stretch_is_read_is_read_once_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    migrate(path)
+    file = LedgerFile(path, "NORMAL", "boot-a")
+    file.append([draft(Place(), event, BEGIN_US + n) for n, event in enumerate(islice(served_requests(), COUNT))])
+    file.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sealing, "KEPT", 100)
+        patch.setattr(history_module, "_PAGE", 300)
+        walk = History(path, Reader.open(path)).within(("*",), BEGIN_US, BEGIN_US + COUNT)
+        seen = [event.seq for event in islice(walk, 450)]
+        assert len(list(seal_through(path, 3 * BLOCK))) == 1
+        seen += [event.seq for event in walk]
+    assert seen == list(range(1, COUNT + 1))
+
+
+def test_a_segment_of_another_time_is_not_opened(two: tuple[Reader, History], tmp_path: Path) -> None:
+    _, history = two
+    behind = BEGIN_US + 4 * BLOCK
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history_module, "read", lambda *_: pytest.fail("it was opened"))
+        found = list(history.within(("*",), behind, BEGIN_US + COUNT))
+    assert [event.seq for event in found][:1] == [behind - BEGIN_US + 1]
 
 
 EDGE = st.integers(0, COUNT + 10).map(lambda n: BEGIN_US + n)

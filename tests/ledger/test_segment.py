@@ -16,7 +16,7 @@ from alembic.config import Config
 from lmx_ledger.bench.served import served_requests
 from lmx_ledger.ledger import segment as sealing
 from lmx_ledger.ledger.append import Appender, draft
-from lmx_ledger.ledger.chain import GENESIS
+from lmx_ledger.ledger.chain import GENESIS, broken_in
 from lmx_ledger.ledger.file import LedgerFile
 from lmx_ledger.ledger.schema import BLOCK
 from lmx_ledger.ledger.segment import BadSegment, Segment, read, seal_through, segments_of
@@ -238,3 +238,16 @@ def append_raw(path: Path, count: int) -> None:
         Appender("boot-a").append(
             connection, [draft(Place(), e, 1_600_000_000_000_000 + n) for n, e in enumerate(load)]
         )
+
+
+def test_behind_a_segment_a_stretch_is_as_written_unless_it_was_altered(filled: Path) -> None:
+    (segment, *_) = seal_through(filled, 2 * BLOCK)
+    first = segment.last_seq + 1
+    with closing(sqlite3.connect(filled, isolation_level=None)) as connection:
+        assert broken_in(connection, 1, COUNT) is None
+        assert broken_in(connection, 1, first - 1) is None
+        assert broken_in(connection, first, first + 5) is None
+        connection.execute("DROP TRIGGER event_no_update")
+        connection.execute("UPDATE event SET severity = 50 WHERE seq = ?", (first,))
+        assert broken_in(connection, 1, COUNT) == broken_in(connection, first, first) == first
+        assert broken_in(connection, first + 1, COUNT) is None

@@ -92,7 +92,7 @@ def test_the_index_has_the_newest_first_with_what_each_is(tmp_path: Path) -> Non
 def test_the_index_of_an_empty_folder_says_how_a_report_comes_about(tmp_path: Path) -> None:
     write_index(tmp_path)
     assert "There is no report yet" in text_of((tmp_path / "index.html").read_text())
-    assert entries_of(tmp_path / "nowhere") == ([], [])
+    assert entries_of(tmp_path / "nowhere") == ([], [], [])
 
 
 def test_files_that_are_no_reports_are_named_and_do_no_harm(tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_files_that_are_no_reports_are_named_and_do_no_harm(tmp_path: Path) -> N
     (tmp_path / "broken.json").write_bytes(b'{"form": 1, "header": {')
     (tmp_path / "<b>.json").write_bytes(b"\xff\xfe")
     (tmp_path / "later.json").write_bytes(json_of(report()).replace(b'"form": 1', b'"form": 99'))
-    entries, unread = entries_of(tmp_path)
-    assert [one.name for one in entries] == ["inc_a"]
-    assert unread == ["<b>.json", "broken.json", "later.json"]
-    page = Page(index_page(entries, unread))
+    found = entries_of(tmp_path)
+    assert [one.name for one in found.postmortems] == ["inc_a"]
+    assert found.unread == ["<b>.json", "broken.json", "later.json"]
+    page = Page(index_page(found))
     assert not page.open
     assert "b" not in {tag for tag, _ in page.elements}
 
@@ -112,7 +112,7 @@ def test_an_index_with_hostile_titles_is_whole_and_links_to_its_own_folder_alone
     document = report(title="<script>x</script>\u202e", id="javascript:alert(1)")
     (tmp_path / "javascript:alert(1).json").write_bytes(json_of(document))
     (tmp_path / "javascript:alert(1).html").write_text("x")
-    page = Page(index_page(*entries_of(tmp_path)))
+    page = Page(index_page(entries_of(tmp_path)))
     assert not page.open
     assert not page.wrong
     assert "script" not in {tag for tag, _ in page.elements}
