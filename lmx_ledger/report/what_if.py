@@ -17,7 +17,7 @@ from lmx_ledger.ledger.filter import EventFilter
 from lmx_ledger.report.model import WhatIf
 from lmx_ledger.report.text import counted
 
-MOST_EVENTS: Final = 8_000
+MOST_EVENTS: Final = 5_000
 """Of requests: a report is written while somebody waits for it."""
 _TYPES: Final = tuple(dict.fromkeys((*replayed.TYPES, *machine.TYPES)))
 _TOLD: Final = ("answered", "refused", "ttft_p50_ms", "ttft_p95_ms", "waited_ms", "page_ins")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lmx_ledger.guard.stages import Off, On
 from lmx_ledger.incident.simulation.demand import ANSWERED, FAILED, LEFT, QUEUE_FULL, Demand, Job, Speed
-from lmx_ledger.incident.simulation.machine import Machine, Outage
+from lmx_ledger.incident.simulation.machine import Alert, Machine, Outage
 from lmx_ledger.incident.simulation.run import Result, Simulation
 from tests.incident.simulation.parts import MB, MODELS, job, jobs, outages, rules, serve, storm, weights
 
@@ -136,6 +136,42 @@ def test_a_stage_for_something_outside_refuses_whatever_the_line_is_like() -> No
     result = serve([job(n, float(at)) for n, at in enumerate((0, 2, 8, 30))], machine)
     assert ends(result) == [ANSWERED, "backpressure", "backpressure", ANSWERED]
     assert ends(serve([job(1, 2.0)], Machine(signals=machine.signals), guard__exit_after="1h")) == ["backpressure"]
+
+
+@pytest.mark.parametrize(("read_s", "end"), [(40.0, "backpressure"), (0.1, ANSWERED)])
+def test_an_alert_raises_a_stage_where_first_tokens_are_late_here_too(read_s: float, end: str) -> None:
+    # Recorded was one that came after 40 seconds, where 30 are promised.
+    late = job(1, 0.0, read_s=read_s, ttft_ms=40_000.0)
+    alert = Alert(45.0, True, "ttft", None, "1h", burn=20.0, factor=14.4)
+    assert ends(serve([late, job(2, 50.0)], Machine(alerts=[alert]))) == [ANSWERED, end]
+    # As many came late as recorded, or it is no alert here.
+    others = [job(n, 0.0, model="b", ttft_ms=40_000.0) for n in range(3, 6)]
+    assert ends(serve([late, *others, job(2, 50.0)], Machine(alerts=[alert])))[-1] == ANSWERED
+    # What was late long ago burns nothing now.
+    assert ends(serve([late, job(2, 400.0)], Machine(alerts=[alert]))) == [ANSWERED, ANSWERED]
+    # It ends, and so does what it raised.
+    over = alert._replace(at_s=60.0, on=False)
+    assert ends(serve([late, job(2, 90.0)], Machine(alerts=[alert, over]))) == [ANSWERED, ANSWERED]
+
+
+def test_who_asks_behind_an_answer_asks_as_long_behind_it_whenever_that_comes() -> None:
+    first = job(1, 0.0, session="s", read_s=1.0, drawn_s=1.0)
+    second = job(2, 5.0, session="s", behind="r0001", think_s=0.5)
+    sooner, late = serve([first, second]).runs, serve([job(0, 0.0, drawn_s=9.0), first, second], queue__max_running=1)
+    assert sooner[1].came_s == pytest.approx(2.501)
+    assert late.runs[2].came_s == pytest.approx((late.runs[1].ended_s or 0.0) + 0.5)
+    # Behind one that is refused, too; and behind one that is not there it comes when it came.
+    refused = serve([job(1, 0.0, prompt=2_000), second], context__max_tokens=1_000).runs
+    assert (refused[0].ended, refused[1].ended) == ("context_length_exceeded", ANSWERED)
+    assert refused[1].came_s == pytest.approx(0.501)
+    assert serve([second]).runs[0].came_s == 5.0
+
+
+def test_kept_kv_is_fetched_beside_what_the_worker_computes() -> None:
+    fetched, read = serve([job(1, 0.0, fetch_s=3.0, read_s=0.1), job(2, 0.0, read_s=1.0, drawn_s=0.0)]).runs
+    assert read.first_s == pytest.approx(1.001)
+    assert fetched.first_s == pytest.approx(3.101)
+    assert fetched.waited_ms == 0.0
 
 
 @pytest.mark.parametrize(("tokens", "end"), [(900, ANSWERED), (1_000, "context_length_exceeded")])
