@@ -75,7 +75,7 @@ benchmarks: install ## Measure ledger, engine, memory, guard and incidents at le
 scenarios: $(VENV)/.trains ## Record anew the ledgers that incidents are tested with (a quarter of an hour, on an idle machine)
 	@$(BIN)/python scripts/record_scenarios.py
 
-example: $(VENV)/.trains ## Make anew the postmortem that reports/ has as its example (twenty minutes)
+example: $(VENV)/.trains ## Make anew the postmortem that reports/ has as its example (three minutes)
 	@$(BIN)/python scripts/record_example.py
 
 docs: install ## Write the generated references under docs/ and config.example.toml

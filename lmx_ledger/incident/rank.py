@@ -13,6 +13,7 @@ import msgspec
 
 from lmx_ledger.core.events import Recorded
 from lmx_ledger.incident import series as s
+from lmx_ledger.incident.dating import EVENT
 from lmx_ledger.incident.series import SECOND_US, Seconds
 from lmx_ledger.incident.state import Incident
 from lmx_ledger.incident.suspect import Suspect
@@ -22,6 +23,10 @@ _SLACK_S: Final = 2.0
 """Seconds are counted whole, and what happens at once is told of one after the other."""
 _LATE_S: Final = 6.0
 """What began so long behind the trouble is that much less likely (by a factor of e)."""
+_DATED: Final = 0.2
+"""... but no less than this, where the beginning is only dated by what changed first, and it was there when somebody
+noticed: a machine that was busy for another reason just before makes that too early.
+"""
 _EARLY_S: Final = 60.0
 _HALF_Z: Final = 4.0
 _MOST_LAG: Final = 10
@@ -83,7 +88,8 @@ def _judged(
     at = (suspect.onset_us - seconds.base_us) / SECOND_US
     late_s = at - start
     if late_s > _SLACK_S:
-        precedes = math.exp(-(late_s - _SLACK_S) / _LATE_S)
+        least = _DATED if incident.how != EVENT and suspect.onset_us <= incident.detected_us else 0.0
+        precedes = max(math.exp(-(late_s - _SLACK_S) / _LATE_S), least)
     else:
         precedes = 1.0 if suspect.lasts else math.exp(-max(-late_s - _SLACK_S, 0.0) / _EARLY_S)
     jump = suspect.z / (suspect.z + _HALF_Z)

@@ -139,16 +139,29 @@ def _over(header: Header) -> str:
 def _cost(known: Known) -> str:
     burned = [b for b in known.budgets if b.burned is not None and b.burned > 0]
     told = [_burned(budget) for budget in burned[:3]]
+    fast = [b for b in known.budgets if b.burned is None and b.fastest is not None and b.fastest > 1]
+    told += [_burning(budget) for budget in sorted(fast, key=lambda b: -(b.fastest or 0.0))[: 3 - len(told)]]
     budgets = f"Objectives: {'; '.join(told)}." if told else "No objective is known to have used up any of its budget."
-    tokens = known.hit.total.recomputed_tokens
+    total = known.hit.total
+    lost = [(sum(total.refused.values()), "refused"), (sum(total.failed.values()), "failed"), (total.slow, "late")]
+    said = listed([f"{count:,} {what}" for count, what in lost if count])
+    requests = f" Requests: {said}." if said else ""
+    tokens = total.recomputed_tokens
     again = f" {tokens:,} tokens were computed a second time." if tokens else " No token was computed twice."
-    return f"{budgets}{again}"
+    return f"{budgets}{requests}{again}"
 
 
 def _burned(budget: Budget) -> str:
     of = f" of {budget.model}" if budget.model else ""
     left = "and has none left" if budget.exhausted else f"({figure(budget.after, 'share')} are left)"
     return f"{budget.objective}{of} used {figure(budget.burned, 'share')} of its budget {left}"
+
+
+def _burning(budget: Budget) -> str:
+    of = f" of {budget.model}" if budget.model else ""
+    return (
+        f"the budget of {budget.objective}{of} burned at {figure(budget.fastest, 'x')} the rate at which it just lasts"
+    )
 
 
 def _done(known: Known) -> str:
