@@ -35,6 +35,8 @@ _CERTAIN_Z: Final = 40.0
 _SLOWER: Final = 3.0
 _SHARE: Final = 0.4
 _LONGER: Final = 3.0
+_LONG_TOKENS: Final = 256.0
+"""No prompt that is shorter is a long one, whatever others ask."""
 
 
 def suspects(events: Sequence[Recorded], seconds: Seconds, incident: Incident) -> Iterator[Suspect]:
@@ -276,7 +278,7 @@ def _asks_longer(who: str, programs: Mapping[str, tuple[int, float]]) -> bool:
     others = [of for name, of in programs.items() if name != who]
     prompts, tokens = sum(of[0] for of in others), math.fsum(of[1] for of in others)
     mine, mine_tokens = programs[who]
-    return bool(mine and prompts) and mine_tokens / mine >= _LONGER * max(tokens / prompts, 1.0)
+    return bool(mine and prompts) and mine_tokens / mine >= max(_LONGER * tokens / prompts, _LONG_TOKENS)
 
 
 def _configuration(by_seq: Events, seconds: Seconds, _: int, incident: Incident) -> Suspect | None:

@@ -1,8 +1,8 @@
 """The postmortem of an incident, from the ledger: what was decided and seen in its time, timeline and hypotheses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from pydantic import ValidationError
@@ -44,8 +44,9 @@ FORMS: Final = {
     "json": "application/json",
 }
 """In which a report can be had, and their content types."""
-_SHOWN: Final = 12
-"""Figures of a hypothesis that are told."""
+_AT_ONCE_S: Final = 0.5
+_NOTEWORTHY: Final = 0.1
+"""A correlation that is less than this is none."""
 _SHOWN_SEQS: Final = 5
 _RUNS: Final = 100_000
 
@@ -175,10 +176,27 @@ def _line(line: timeline.Line) -> TimelineLine:
 
 
 def _hypothesis(one: rank.Hypothesis) -> Hypothesis:
-    told = [f"{name.replace('_', ' ')}: {value}" for name, value in one.evidence.items() if value is not None]
-    first = Evidence(text="first events of it", seqs=one.seqs)
-    evidence = (*(Evidence(text=text) for text in told[:_SHOWN]), *((first,) if one.seqs else ()))
-    return Hypothesis(title=one.name, score=one.score, sentence=one.text, evidence=evidence)
+    evidence = [Evidence(text=text) for text in _evidence(one.evidence)]
+    if one.seqs:
+        evidence.append(Evidence(text="first events of it", seqs=one.seqs))
+    return Hypothesis(title=one.name, score=one.score, sentence=one.text, evidence=tuple(evidence))
+
+
+def _evidence(found: Mapping[str, Any]) -> list[str]:
+    """The numbers that a rank is made of, each as a reader can take it."""
+    began, unit = found["began_s"], found["unit"]
+    when = "as the trouble did" if abs(began) < _AT_ONCE_S else f"{abs(began):.1f} s {_side(began)} the trouble"
+    lag = f", {found['lag_s']} s behind" if found["lag_s"] else ""
+    told = [f"it began {when}", f"{found['before']:g} {unit} before, {found['after']:g} {unit} then"]
+    if found["correlation"] >= _NOTEWORTHY:
+        told.append(f"the trouble follows it{lag} (correlation {found['correlation']:.2f})")
+    if found["in_chain"]:
+        told.append(f"the chain of causes of {found['in_chain']:.0%} of the symptoms or refusals leads to it")
+    return told
+
+
+def _side(began_s: float) -> str:
+    return "before" if began_s < 0 else "behind"
 
 
 def _integrity(ledger: Path, found: account.Window) -> Integrity | None:
