@@ -97,6 +97,7 @@ def two_weeks() -> list[Recorded]:
         at(4.0, "drill.started"),
         at(4.0001, "incident.opened", incident=DRILLED, **opened, events=[2], started_at=drilled, rehearsal=7),
         at(4.001, "incident.mitigated", incident=DRILLED, at=drilled),
+        at(4.002, "incident.resolved", incident=DRILLED),
         at(4.0002, "request.resumed", model="m0", reason="worker_died", gap_ms=90_000.0, drill=7),
         at(7.5, "daemon.stopped"),
     ]
