@@ -9,9 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from lmx_ledger.core.clock import parse_rfc3339
+from lmx_ledger.core.clock import parse_rfc3339, rfc3339
 from lmx_ledger.incident.timeline import BEFORE_S
 from lmx_ledger.ledger import segment as sealing
+from lmx_ledger.ledger.schema import BLOCK
 from lmx_ledger.ledger.segment import seal_through
 from tests.cli.parts import document, lmx, nowhere, screen
 from tests.conftest import RunningDaemon
@@ -120,23 +121,27 @@ def test_what_was_sealed_counts_without_a_daemon_and_with_one(
 ) -> None:
     # The home that the daemon will have, before there is a daemon.
     home = storm_in(tmp_path / "home0")
-    asked = ("last", "--set", "memory.limit=190MB")
+    # Not the incident's time, which goes on: the daemon's own first events would be in it.
+    first, last = (rfc3339(event.time_us) for event in (scenario("paging-storm")[0][at] for at in (0, -1)))
+    asked = ("--since", first, "--until", last, "--set", "memory.limit=190MB")
     whole = told(home, *asked)
     monkeypatch.setattr(sealing, "KEPT", 10)
     sealed = list(seal_through(home / "ledger.db", 1_100))
-    assert sealed[-1].last_seq > 900
+    # A good part of the incident's time.
+    assert sealed[-1].last_seq >= BLOCK - 1
     assert told(home, *asked)["estimate"] == whole["estimate"]
     for name in ("decisions", "different", "differences", "stages_s"):
         assert told(home, *asked)[name] == whole[name]
     running = start_daemon("[engine]\nstandby = false\n")
     assert running.home == home
-    body = {"incident": "last", "set": {"memory.limit": "190MB"}, "sweep": "memory.limit=100MB,190MB"}
+    body = {"since": first, "until": last, "set": {"memory.limit": "190MB"}, "sweep": "memory.limit=100MB,190MB"}
     answer = running.post("/lmx/replay", body).json()
     assert answer["estimate"] == whole["estimate"]
     assert answer["differences"] == whole["differences"]
     assert [row["value"] for row in answer["sweep"]["rows"]] == [100_000_000, 190_000_000]
     assert answer["sweep"]["in_force"] == 100_000_000
     here = ("--url", running.url)
+    assert running.post("/lmx/replay", {"incident": "last"}).json()["since"] == told(home, "last")["since"]
     assert document(lmx("replay", *asked, "--json", *here, home=home))["estimate"] == whole["estimate"]
     for wrong, status, param in (
         ({"incident": "last", "since": "1h"}, 400, "incident"),

@@ -32,6 +32,7 @@ def test_what_exists_is_what_this_version_can_do() -> None:
     assert sorted(LMX) == [
         ("bench", "engine"),
         ("bench", "guard"),
+        ("bench", "incidents"),
         ("bench", "ledger"),
         ("bench", "memory"),
         ("chat",),
