@@ -44,9 +44,7 @@ class RunningDaemon:
         file = self.home / "config.toml"
         server = f'[server]\nport = {self.port}\ndrain_timeout = "5s"\n'
         config = self._config if "[server]" in self._config else server + self._config
-        if "[report]" not in config:
-            config = f'[report]\ndir = "{self.home / "reports"}"\n{config}'
-        file.write_text(config.replace("PORT", str(self.port)))
+        file.write_text(self.whole(config))
         self.log = self.home / "daemon.log"
         with self.log.open("ab") as log:
             return subprocess.Popen(
@@ -56,6 +54,12 @@ class RunningDaemon:
                 stdout=log,
                 stderr=log,
             )
+
+    def whole(self, config: str) -> str:
+        """With its port, and a folder of its own for reports: the checkout's is not a test's."""
+        if "[report]" not in config:
+            config = f'[report]\ndir = "{self.home / "reports"}"\n{config}'
+        return config.replace("PORT", str(self.port))
 
     def wait_ready(self) -> "RunningDaemon":
         """Until /readyz is 200; fails with the daemon's log when it ends before."""

@@ -249,9 +249,9 @@ async def test_time_that_was_slept_is_no_time_of_an_alert(home: Home) -> None:
 async def test_the_job_judges_at_the_start_and_ends_with_the_daemon(home: Home) -> None:
     home.write((119, answered(9_000.0)))
     home.fold()
-    objectives, told = home.run()
+    objectives, _ = home.run()
     objectives.start()
-    await eventually(lambda: bool(told))
+    await eventually(lambda: bool(home.events("slo.burn_alerted")))
     await objectives.stop()
     assert home.events("slo.burn_alerted")
 

@@ -35,7 +35,7 @@ class Rereading:
 
     def write_all(self, text: str) -> dict[str, Any]:
         daemon = self.daemon
-        (daemon.home / "config.toml").write_text(text.replace("PORT", str(daemon.port)))
+        (daemon.home / "config.toml").write_text(daemon.whole(text))
         seen = len(self.changes())
         daemon.process.send_signal(signal.SIGHUP)
         while len(changes := self.changes()) == seen:

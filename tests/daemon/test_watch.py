@@ -210,6 +210,7 @@ async def test_a_sample_is_kept_once_a_minute_and_when_the_sensor_is_back(tmp_pa
         "pressure": "normal",
         "stalled_some": 0.12,
         "stalled_full": None,
+        "at_us": None,
     }
     assert all(kept[0].data[name] is None for name in HEAT)
 
